@@ -1,0 +1,1 @@
+"""Recommendation and product selection for live commerce."""

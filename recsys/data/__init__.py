@@ -1,0 +1,1 @@
+"""The road that data comes in by: log tables, adapters, preparation, the Dataset."""

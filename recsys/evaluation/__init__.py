@@ -1,0 +1,1 @@
+"""Metrics by hand-checkable formulas, protocols, bootstrap intervals."""

@@ -1,0 +1,1 @@
+"""Hot-item potential: the calibrated chance that a product becomes hot days ahead."""

@@ -1,0 +1,1 @@
+"""Candidate models: fit(dataset), recommend(users, k) -> Candidates."""

@@ -1,0 +1,1 @@
+"""Live-room recommendation: the live state, features from it, the model."""

@@ -1,0 +1,1 @@
+"""Training jobs: configuration, pipeline, tracking, promotion."""
