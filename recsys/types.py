@@ -95,7 +95,11 @@ class Candidates:
     counts: IntArray
 
     def __post_init__(self) -> None:
-        if self.ids.ndim != 2 or self.ids.shape != self.scores.shape or self.counts.shape != self.ids.shape[:1]:
+        if (
+            self.ids.ndim != 2
+            or self.ids.shape != self.scores.shape
+            or self.counts.shape != self.ids.shape[:1]
+        ):
             raise ValueError(
                 f"ids {self.ids.shape}, scores {self.scores.shape} and counts {self.counts.shape} do not agree"
             )

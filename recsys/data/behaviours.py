@@ -1,0 +1,97 @@
+"""How much each behaviour says about a user's taste: one weighing, used by every model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import Field
+
+from recsys.types import BEHAVIOURS, Behaviour, FloatArray, Params
+
+if TYPE_CHECKING:
+    from recsys.data.dataset import Events
+
+DAY_US = 86_400_000_000
+
+
+class BehaviourWeights(Params):
+    """Confidence of one event: weight of its behaviour x dwell x decay.
+
+    Attributes:
+        weights: weight of one event of each behaviour; a behaviour left out counts 0.
+        half_life_days: age at which an event counts half; None means that age does not matter.
+        dwell_scale_s: a view of this length has its full weight. Longer ones gain with the logarithm, as
+            log2(1 + duration / scale), up to `dwell_cap`; a view of unknown length has its full weight.
+        dwell_cap: the most that dwell can multiply a view by.
+    """
+
+    weights: dict[Behaviour, float] = Field(
+        default_factory=lambda: {
+            Behaviour.CLICK: 1.0,
+            Behaviour.VIEW: 1.0,
+            Behaviour.ENTER: 1.0,
+            Behaviour.LIKE: 2.0,
+            Behaviour.COMMENT: 2.0,
+            Behaviour.SHARE: 3.0,
+            Behaviour.FOLLOW: 3.0,
+            Behaviour.FAVOURITE: 3.0,
+            Behaviour.GIFT: 4.0,
+            Behaviour.CART: 4.0,
+            Behaviour.PURCHASE: 5.0,
+        }
+    )
+    half_life_days: float | None = Field(default=60.0, gt=0)
+    dwell_scale_s: float = Field(default=60.0, gt=0)
+    dwell_cap: float = Field(default=3.0, gt=0)
+
+    def of(self, events: Events, as_of_us: int) -> FloatArray:
+        """Confidence of each event, (N,) float32, 0 for one that says nothing or was taken back.
+
+        Args:
+            events: N events in time order.
+            as_of_us: the moment from which age is counted, microseconds since the epoch.
+        """
+        table = np.zeros(len(BEHAVIOURS), dtype=np.float32)
+        for behaviour, weight in self.weights.items():
+            table[behaviour.code] = weight
+        confidence = table[events.behaviour]
+        watched = (events.behaviour == Behaviour.VIEW.code) & np.isfinite(events.duration_s)
+        dwell = np.log2(1.0 + events.duration_s[watched] / self.dwell_scale_s)
+        confidence[watched] *= np.minimum(dwell, self.dwell_cap).astype(np.float32)
+        if self.half_life_days is not None:
+            age_days = (as_of_us - events.timestamp_us) / DAY_US
+            confidence *= np.exp2(-age_days / self.half_life_days).astype(np.float32)
+        return confidence * (1.0 - returned_share(events))
+
+
+def returned_share(events: Events) -> FloatArray:
+    """Share of each purchase that was sent back, (N,) float32 in [0, 1]; 0 for any other event.
+
+    A refund takes back the user's latest purchases of that product before it, unit by unit.
+    """
+    share = np.zeros(len(events), dtype=np.float32)
+    is_refund = events.behaviour == Behaviour.REFUND.code
+    if not is_refund.any():
+        return share
+    pair = events.user_idx.astype(np.int64) << 32 | events.item_idx.astype(np.int64)
+    bought_or_returned = is_refund | (events.behaviour == Behaviour.PURCHASE.code)
+    rows = np.flatnonzero(bought_or_returned & np.isin(pair, np.unique(pair[is_refund])))
+    units = np.nan_to_num(events.quantity[rows], nan=1.0)
+    open_units: dict[int, list[list[float]]] = {}  # pair -> stack of [row, units not yet returned]
+    for row, pair_key, n, refund in zip(
+        rows.tolist(), pair[rows].tolist(), units.tolist(), is_refund[rows].tolist(), strict=True
+    ):
+        stack = open_units.setdefault(pair_key, [])
+        if not refund:
+            stack.append([row, n])
+            continue
+        while n > 0 and stack:
+            taken = min(n, stack[-1][1])
+            bought = float(np.nan_to_num(events.quantity[int(stack[-1][0])], nan=1.0))
+            share[int(stack[-1][0])] += taken / bought
+            stack[-1][1] -= taken
+            n -= taken
+            if stack[-1][1] <= 0:
+                stack.pop()
+    return np.minimum(share, 1.0)

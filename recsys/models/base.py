@@ -1,0 +1,164 @@
+"""What every candidate model promises: fit(dataset), then recommend(users, k) -> Candidates.
+
+The public methods check and prepare; a model computes. It scores every target for a batch of users, and the
+best k allowed ones are picked here, so that masks and ties mean the same in every model.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar, Self
+
+import numpy as np
+from scipy import sparse
+
+from recsys.data.dataset import Dataset
+from recsys.errors import ModelError
+from recsys.types import BoolArray, Candidates, FloatArray, IntArray, Target
+
+#: Called as progress(done, total, text) by work that takes longer than two seconds.
+Progress = Callable[[int, int, str], None]
+
+#: Most scores held at once by `recommend`: 64 Mi float32, 256 MiB.
+SCORES_AT_ONCE = 1 << 26
+
+
+class Model(ABC):
+    """A candidate model. A user that it knows nothing of gets no candidates: the caller has a fallback.
+
+    Args:
+        target: what it recommends; a room is learnt by its streamer.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, *, target: Target = Target.ITEM) -> None:
+        self.target = target
+        self.n_users = 0
+        self.n_targets = 0
+
+    def fit(self, dataset: Dataset, *, progress: Progress | None = None) -> Self:
+        """Learn from everything that the Dataset knows as of its moment."""
+        self.n_users, self.n_targets = len(dataset.users), len(dataset.entities(self.target))
+        if self.n_targets == 0:
+            raise ModelError(f"{self.name}: the log has no {self.target.value}s to recommend")
+        self._fit(dataset, progress)
+        return self
+
+    def recommend(
+        self,
+        users: IntArray,
+        *,
+        k: int,
+        exclude: sparse.csr_matrix | None = None,
+        allowed: BoolArray | None = None,
+    ) -> Candidates:
+        """The best k targets of each user, best first.
+
+        Args:
+            users: (B,) int32 user indices as of the fit.
+            k: how many; more than there are targets gives all of them.
+            exclude: (B, targets) CSR; its non-zeros are left out, row b for users[b].
+            allowed: (targets,) which targets may be recommended at all.
+
+        Returns:
+            Candidates of shape (B, min(k, targets)). A target that the model gives no score (minus infinity)
+            is left out, so a row may be shorter: see `counts`.
+
+        Raises:
+            ModelError: not fitted, k below 1, or a user index outside the fit.
+        """
+        if self.n_targets == 0:
+            raise ModelError(f"{self.name} is not fitted: call fit(dataset) first")
+        if k < 1:
+            raise ModelError(f"k={k}: ask for at least 1")
+        users = np.asarray(users, dtype=np.int32)
+        if len(users) and (users.min() < 0 or users.max() >= self.n_users):
+            raise ModelError(f"user index outside 0 .. {self.n_users - 1}: {users.min()} .. {users.max()}")
+        k = min(k, self.n_targets)
+        batch = max(1, SCORES_AT_ONCE // self.n_targets)
+        parts = []
+        for start in range(0, max(len(users), 1), batch):
+            chosen = slice(start, start + batch)
+            scores = self._scores(users[chosen])
+            parts.append(
+                top_k(scores, k=k, exclude=None if exclude is None else exclude[chosen], allowed=allowed)
+            )
+        return Candidates(
+            ids=np.concatenate([part.ids for part in parts]),
+            scores=np.concatenate([part.scores for part in parts]),
+            counts=np.concatenate([part.counts for part in parts]),
+        )
+
+    @abstractmethod
+    def _fit(self, dataset: Dataset, progress: Progress | None) -> None:
+        """Learn; `n_users` and `n_targets` are set."""
+
+    @abstractmethod
+    def _scores(self, users: IntArray) -> FloatArray:
+        """(B, targets) float32, fresh, writable; minus infinity where the model has nothing to say."""
+
+
+class VectorModel(Model):
+    """A model whose score is an inner product, so that FAISS can search it.
+
+    Attributes:
+        user_vectors: (users, d) float32.
+        target_vectors: (targets, d) float32.
+    """
+
+    user_vectors: FloatArray
+    target_vectors: FloatArray
+
+    def _scores(self, users: IntArray) -> FloatArray:
+        vectors = self.user_vectors[users]
+        scores = vectors @ self.target_vectors.T
+        scores[~vectors.any(axis=1)] = -np.inf  # a user of no history has no vector
+        return scores
+
+
+def top_k(
+    scores: FloatArray,
+    *,
+    k: int,
+    exclude: sparse.csr_matrix | None = None,
+    allowed: BoolArray | None = None,
+) -> Candidates:
+    """The best k of each row; ties go to the lower index, so that the answer does not depend on the batch.
+
+    Args:
+        scores: (B, n) float32, overwritten; minus infinity leaves a target out, NaN is an error.
+        k: how many, at most n.
+        exclude: (B, n) CSR whose non-zeros are left out.
+        allowed: (n,) which targets may be picked.
+
+    Raises:
+        ModelError: a score is NaN.
+    """
+    if np.isnan(scores).any():
+        row, target = np.argwhere(np.isnan(scores))[0]
+        raise ModelError(f"score of target {target} in row {row} is NaN: the model's training diverged")
+    if exclude is not None:
+        scores[np.repeat(np.arange(exclude.shape[0]), np.diff(exclude.indptr)), exclude.indices] = -np.inf
+    if allowed is not None:
+        scores[:, ~allowed] = -np.inf
+    n = scores.shape[1]
+    if k < n:
+        # All that tie with the k-th best take part in the sort below, the lowest indices first.
+        kth = np.partition(scores, n - k, axis=1)[:, n - k]
+        better = scores > kth[:, None]
+        ties = scores == kth[:, None]
+        room = k - better.sum(axis=1)
+        keep = better | (ties & (np.cumsum(ties, axis=1) <= room[:, None]))
+        ids = np.nonzero(keep)[1].reshape(len(scores), k)
+    else:
+        ids = np.broadcast_to(np.arange(n), scores.shape)
+    picked = np.take_along_axis(scores, ids, axis=1)
+    order = np.argsort(-picked, axis=1, kind="stable")
+    ids, picked = np.take_along_axis(ids, order, axis=1), np.take_along_axis(picked, order, axis=1)
+    return Candidates(
+        ids=ids.astype(np.int32),
+        scores=picked.astype(np.float32),
+        counts=np.isfinite(picked).sum(axis=1).astype(np.int32),
+    )
