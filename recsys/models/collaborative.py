@@ -1,0 +1,266 @@
+"""Matrix factorisation and item neighbours from the library `implicit`, with this engine's confidences.
+
+The library does the fitting; here it is given the confidences, kept from running BLAS threads inside its own
+threads (one ALS fit: 350 s with two, 14.7 s with one), and asked for plain arrays.
+"""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal
+
+import implicit.cpu.als
+import implicit.cpu.bpr
+import implicit.gpu
+import implicit.gpu.als
+import implicit.gpu.bpr
+import implicit.nearest_neighbours as library_neighbours
+import numpy as np
+import threadpoolctl
+from implicit.utils import ParameterWarning
+from pydantic import Field
+from scipy import sparse
+
+from recsys.data.behaviours import BehaviourWeights
+from recsys.data.dataset import Dataset
+from recsys.errors import ModelError
+from recsys.models.base import Model, Progress, VectorModel
+from recsys.models.fold_in import FoldIn
+from recsys.types import FloatArray, IntArray, Params, Target
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class ALSParams(Params):
+    """Alternating least squares. alpha and regularization at 10 beat the library's defaults widely.
+
+    Attributes:
+        weights: the confidences.
+        factors: size of a vector.
+        regularization: lambda, added to the diagonal of every solve.
+        alpha: what a confidence is multiplied by.
+        iterations: sweeps over users and targets.
+        seed: of the first vectors.
+        device: cpu, cuda, or auto: cuda where the library finds it.
+    """
+
+    weights: BehaviourWeights = BehaviourWeights()
+    factors: int = Field(default=128, ge=1)
+    regularization: float = Field(default=10.0, ge=0)
+    alpha: float = Field(default=10.0, gt=0)
+    iterations: int = Field(default=12, ge=1)
+    seed: int = 0
+    device: Device = "auto"
+
+
+class BPRParams(Params):
+    """Bayesian personalised ranking. It reads which pairs occur, not how sure they are.
+
+    Attributes:
+        weights: which behaviours count at all (those above 0).
+        factors: size of a vector, without its bias.
+        learning_rate: of each step.
+        regularization: lambda on the vectors.
+        iterations: epochs.
+        seed: of the first vectors and of the sampling. Several threads update without locks, so two fits are
+            alike, not equal, unless `threads` is 1.
+        threads: CPU threads; 0 takes all cores.
+        device: cpu, cuda, or auto: cuda where the library finds it.
+    """
+
+    weights: BehaviourWeights = BehaviourWeights()
+    factors: int = Field(default=128, ge=1)
+    learning_rate: float = Field(default=0.05, gt=0)
+    regularization: float = Field(default=0.01, ge=0)
+    iterations: int = Field(default=60, ge=1)
+    seed: int = 0
+    threads: int = Field(default=0, ge=0)
+    device: Device = "auto"
+
+
+class ItemKNNParams(Params):
+    """Item-to-item neighbours by similarity of who interacts with them.
+
+    Attributes:
+        weights: the confidences.
+        similarity: bm25, cosine or tfidf.
+        neighbours: how many most similar targets are kept for each, itself included.
+        k1: BM25's saturation of confidence.
+        b: BM25's length normalisation, 0 to 1.
+    """
+
+    weights: BehaviourWeights = BehaviourWeights()
+    similarity: Literal["bm25", "cosine", "tfidf"] = "bm25"
+    neighbours: int = Field(default=100, ge=1)
+    k1: float = Field(default=1.2, gt=0)
+    b: float = Field(default=0.75, ge=0, le=1)
+
+
+class _Factorisation(VectorModel):
+    """The library's factor models: a pair of vector tables, zero for users and targets without a pair."""
+
+    weights: BehaviourWeights
+
+    def _fit(self, dataset: Dataset, progress: Progress | None) -> None:
+        interactions = dataset.interactions(self.target, self.weights)
+        with _single_threaded_blas():
+            library = self._library()
+
+            def report(epoch: int, *_: Any) -> None:
+                if progress is not None:
+                    progress(epoch + 1, library.iterations, self.name)
+
+            library.fit(interactions, show_progress=False, callback=report)
+        self.user_vectors = _as_array(library.user_factors)
+        self.target_vectors = _as_array(library.item_factors)
+        self.user_vectors[np.diff(interactions.indptr) == 0] = 0.0
+        self.target_vectors[np.bincount(interactions.indices, minlength=self.n_targets) == 0] = 0.0
+
+    def _scores(self, users: IntArray) -> FloatArray:
+        scores = super()._scores(users)
+        unseen = ~self.target_vectors.any(axis=1)
+        if unseen.any():
+            scores[:, unseen] = -np.inf
+        return scores
+
+    @abstractmethod
+    def _library(self) -> Any:
+        """The library's own model, not fitted."""
+
+
+class ALS(_Factorisation):
+    """Weighted matrix factorisation (Hu, Koren, Volinsky 2008) by `implicit`, conjugate gradient solver."""
+
+    name: ClassVar[str] = "als"
+
+    def __init__(self, params: ALSParams | None = None, *, target: Target = Target.ITEM) -> None:
+        super().__init__(target=target)
+        self.params = params or ALSParams()
+        self.weights = self.params.weights
+
+    def _library(self) -> Any:
+        params = self.params
+        kind = implicit.gpu.als if _on_gpu(params.device) else implicit.cpu.als
+        return kind.AlternatingLeastSquares(
+            factors=params.factors,
+            regularization=params.regularization,
+            alpha=params.alpha,
+            iterations=params.iterations,
+            random_state=params.seed,
+        )
+
+    def fold_in(self, history: sparse.csr_matrix) -> FloatArray:
+        """Vectors of users, known or new, from their history alone, by the closed form.
+
+        Args:
+            history: (B, targets) CSR of confidences, as `Dataset.interactions` gives them.
+
+        Returns:
+            (B, d) float32; zero for an empty history.
+
+        Raises:
+            ModelError: not fitted, or the history has another number of targets.
+        """
+        if self.n_targets == 0:
+            raise ModelError(f"{self.name} is not fitted: call fit(dataset) first")
+        if history.shape[1] != self.n_targets:
+            raise ModelError(
+                f"history has {history.shape[1]} targets, the model was fitted on {self.n_targets}"
+            )
+        solver = FoldIn.of(
+            self.target_vectors, alpha=self.params.alpha, regularization=self.params.regularization
+        )
+        vectors = np.zeros((history.shape[0], self.params.factors), dtype=np.float32)
+        for row in np.flatnonzero(np.diff(history.indptr)):
+            place = slice(history.indptr[row], history.indptr[row + 1])
+            vectors[row] = solver.vector(history.indices[place], history.data[place])
+        return vectors
+
+
+class BPR(_Factorisation):
+    """Bayesian personalised ranking (Rendle et al. 2009) by `implicit`; a vector ends in the bias."""
+
+    name: ClassVar[str] = "bpr"
+
+    def __init__(self, params: BPRParams | None = None, *, target: Target = Target.ITEM) -> None:
+        super().__init__(target=target)
+        self.params = params or BPRParams()
+        self.weights = self.params.weights
+
+    def _library(self) -> Any:
+        params = self.params
+        common = {
+            "factors": params.factors,
+            "learning_rate": params.learning_rate,
+            "regularization": params.regularization,
+            "iterations": params.iterations,
+            "random_state": params.seed,
+        }
+        if _on_gpu(params.device):
+            return implicit.gpu.bpr.BayesianPersonalizedRanking(**common)
+        return implicit.cpu.bpr.BayesianPersonalizedRanking(**common, num_threads=params.threads)
+
+
+class ItemKNN(Model):
+    """Scores a target by its similarity to those of the user's history: the sum over the history of
+    confidence x similarity.
+
+    Attributes:
+        similarity: (targets, targets) float32 CSR; row i holds the neighbours that i's presence speaks for.
+        interactions: (users, targets) float32 CSR of confidences.
+    """
+
+    name: ClassVar[str] = "item_knn"
+
+    similarity: sparse.csr_matrix
+    interactions: sparse.csr_matrix
+
+    def __init__(self, params: ItemKNNParams | None = None, *, target: Target = Target.ITEM) -> None:
+        super().__init__(target=target)
+        self.params = params or ItemKNNParams()
+
+    def _library(self) -> Any:
+        params = self.params
+        if params.similarity == "bm25":
+            return library_neighbours.BM25Recommender(K=params.neighbours, K1=params.k1, B=params.b)
+        if params.similarity == "tfidf":
+            return library_neighbours.TFIDFRecommender(K=params.neighbours)
+        return library_neighbours.CosineRecommender(K=params.neighbours)
+
+    def _fit(self, dataset: Dataset, progress: Progress | None) -> None:
+        self.interactions = dataset.interactions(self.target, self.params.weights)
+        library = self._library()
+        # Where every user of a target has all but one of the targets, TF-IDF is 0 and its norm divides by 0.
+        with _single_threaded_blas(), np.errstate(invalid="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", ParameterWarning)  # the library's own weighing makes it a COO
+            library.fit(self.interactions, show_progress=False)
+        similarity = library.similarity.astype(np.float32)
+        similarity.data[~np.isfinite(similarity.data)] = 0.0
+        similarity.eliminate_zeros()
+        self.similarity = similarity
+
+    def _scores(self, users: IntArray) -> FloatArray:
+        scores: FloatArray = (self.interactions[users] @ self.similarity).toarray()
+        scores[scores == 0] = -np.inf
+        return scores
+
+
+@contextmanager
+def _single_threaded_blas() -> Iterator[None]:
+    with threadpoolctl.threadpool_limits(limits=1, user_api="blas"):
+        yield
+
+
+def _on_gpu(device: Device) -> bool:
+    if device == "cuda" and not implicit.gpu.HAS_CUDA:
+        raise ModelError("device=cuda: implicit finds no usable GPU here; use device=auto or device=cpu")
+    return device != "cpu" and bool(implicit.gpu.HAS_CUDA)
+
+
+def _as_array(factors: Any) -> FloatArray:
+    """The library's factors, on the CPU or a GPU, as (n, d) float32."""
+    array = factors if isinstance(factors, np.ndarray) else factors.to_numpy()
+    return np.array(array, dtype=np.float32, order="C", copy=True)
