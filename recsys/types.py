@@ -95,17 +95,12 @@ class Candidates:
     counts: IntArray
 
     def __post_init__(self) -> None:
-        if (
-            self.ids.ndim != 2
-            or self.ids.shape != self.scores.shape
-            or self.counts.shape != self.ids.shape[:1]
-        ):
-            raise ValueError(
-                f"ids {self.ids.shape}, scores {self.scores.shape} and counts {self.counts.shape} do not agree"
-            )
+        ids, scores, counts = self.ids.shape, self.scores.shape, self.counts.shape
+        if len(ids) != 2 or ids != scores or counts != ids[:1]:
+            raise ValueError(f"ids {ids}, scores {scores} and counts {counts} do not agree")
 
     def __len__(self) -> int:
-        return self.ids.shape[0]
+        return len(self.ids)
 
     def row(self, b: int) -> tuple[IntArray, FloatArray]:
         """Ids and scores of user b: two arrays of length `counts[b]`."""

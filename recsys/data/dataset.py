@@ -159,7 +159,9 @@ class Dataset:
                 pa.type_for_alias(manifest["id_types"][kind]),
             )
             known_at = pc.fill_null(pc.cast(table["known_at"], pa.int64()), np.iinfo(np.int64).min)
-            return Entities(ids, table.drop_columns([f"{kind}_id", "known_at"]), known_at.to_numpy())
+            return Entities(
+                ids, table.drop_columns([f"{kind}_id", f"{kind}_idx", "known_at"]), known_at.to_numpy()
+            )
 
         whole = cls(
             path=folder,
@@ -194,9 +196,8 @@ class Dataset:
         as_of_us = min(as_of_us, self.as_of_us)
         n = int(np.searchsorted(self.events.timestamp_us, as_of_us, side="left"))
         if n == 0:
-            raise DataError(
-                f"{self.path}: no event before {from_us(as_of_us):%Y-%m-%d %H:%M:%S} UTC; choose a later moment"
-            )
+            moment = f"{from_us(as_of_us):%Y-%m-%d %H:%M:%S} UTC"
+            raise DataError(f"{self.path}: no event before {moment}; choose a later moment")
         events = self.events.where(slice(0, n))
         length_us = np.nan_to_num(events.duration_s.astype(np.float64)) * _SECOND_US
         over_us = events.timestamp_us + length_us.astype(np.int64)

@@ -74,7 +74,7 @@ def _text(name: str) -> Column:
     return Column(name, Kind.TEXT)
 
 
-#: Units: `duration_s` seconds, `amount` and `price` the log's one currency, `position` from 0 or 1, times UTC.
+#: Units: `duration_s` seconds; `amount`, `price`, `cost` the log's one currency; times UTC.
 TABLES: Mapping[str, Table] = {
     table.name: table
     for table in (

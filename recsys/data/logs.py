@@ -1,0 +1,185 @@
+"""Finding and reading the raw tables of a log: Parquet or CSV, one file or a folder of part files each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import ibis
+
+from recsys.data.engine import Engine
+from recsys.data.schema import TABLES, Kind, Table
+from recsys.errors import DataError
+
+if TYPE_CHECKING:
+    import ibis.expr.types as ir
+
+_PARQUET = (".parquet",)
+_CSV = (".csv", ".csv.gz")
+
+
+@dataclass(frozen=True)
+class RawTable:
+    """One table of the log as it was found.
+
+    Attributes:
+        schema: its contract.
+        data: the rows, columns named and typed as in the files.
+        source: the file or folder, for messages.
+        id_types: int64, double or string for each id column: the type that its values come back with.
+        numeric: text columns, of a CSV, whose every value is a number.
+    """
+
+    schema: Table
+    data: ir.Table
+    source: Path
+    id_types: Mapping[str, str]
+    numeric: frozenset[str]
+
+
+def read_logs(logs: Path, engine: Engine) -> dict[str, RawTable]:
+    """The tables that the folder holds, by name.
+
+    Raises:
+        DataError: no such folder, no events table, a required column is missing, or a table has no row.
+    """
+    if not logs.is_dir():
+        raise DataError(f"{logs}: no such folder of log tables")
+    tables = {}
+    for schema in TABLES.values():
+        found = _find(logs, schema.name)
+        if found is not None:
+            tables[schema.name] = _read(schema, *found, engine)
+    if "events" not in tables:
+        raise DataError(
+            f"{logs}: no events table; expected events.parquet, events.csv or a folder events/ of parts"
+        )
+    return tables
+
+
+def _find(logs: Path, name: str) -> tuple[Path, list[Path], bool] | None:
+    """(source, part files, whether they are CSV) of one table, or None where the log lacks it."""
+    for entry in (logs / name, *(logs / f"{name}{suffix}" for suffix in (*_PARQUET, *_CSV))):
+        if not entry.exists():
+            continue
+        if entry.is_file():
+            return entry, [entry], not entry.name.endswith(_PARQUET)
+        parts = sorted(
+            path
+            for path in entry.rglob("*")
+            if path.is_file()
+            and path.name.endswith((*_PARQUET, *_CSV))
+            and not path.name.startswith(("_", "."))
+        )
+        if not parts:
+            raise DataError(f"{entry}: the folder holds no part file; expected *.parquet or *.csv")
+        csv = {not part.name.endswith(_PARQUET) for part in parts}
+        if len(csv) > 1:
+            raise DataError(f"{entry}: holds both Parquet and CSV parts; keep one kind")
+        return entry, parts, csv.pop()
+    return None
+
+
+def _read(schema: Table, source: Path, files: list[Path], csv: bool, engine: Engine) -> RawTable:
+    data = engine.read(files, csv=csv)
+    missing = [name for name in schema.required if name not in data.columns]
+    if missing:
+        raise DataError(
+            f"{source}: required column {missing[0]!r} is missing; found {', '.join(data.columns)}"
+        )
+    if csv:
+        # An empty cell is no value.
+        data = data.mutate(**{name: data[name].nullif("") for name in data.columns})
+    id_types, numeric = _text_types(schema, data) if csv else ({}, frozenset[str]())
+    for name in data.columns:
+        column = schema.column(name)
+        if column is not None and column.kind is Kind.ID and name not in id_types:
+            dtype = data[name].type()
+            id_types[name] = "int64" if dtype.is_integer() else "double" if dtype.is_floating() else "string"
+    return RawTable(schema, data, source, id_types, numeric)
+
+
+def _text_types(schema: Table, data: ir.Table) -> tuple[dict[str, str], frozenset[str]]:
+    """What the text columns of a CSV hold. An id column is int64 only if every value is spelt as one."""
+    ids = [name for name in data.columns if (c := schema.column(name)) is not None and c.kind is Kind.ID]
+    features = [name for name in data.columns if schema.column(name) is None]
+    checks: dict[str, ir.BooleanScalar] = {}
+    for name in ids:
+        text = data[name]
+        as_int = text.re_search(r"^(0|-?[1-9][0-9]{0,17})$")
+        checks[f"id_{name}"] = (text.isnull() | as_int).all()
+    for name in features:
+        text = data[name]
+        checks[f"number_{name}"] = (text.isnull() | text.try_cast("float64").notnull()).all()
+        checks[f"some_{name}"] = text.notnull().any()
+    if not checks:
+        return {}, frozenset()
+    row = data.aggregate(**checks).to_pyarrow().to_pylist()[0]
+    id_types = {name: "int64" if row[f"id_{name}"] else "string" for name in ids}
+    return id_types, frozenset(n for n in features if row[f"number_{n}"] and row[f"some_{n}"])
+
+
+def typed(column: ir.Column, kind: Kind) -> ir.Column:
+    """The column's values as its kind; null where a value cannot be read as one. Times are naive UTC."""
+    dtype = column.type()
+    if kind is Kind.ID:
+        if dtype.is_floating():
+            whole = column.cast("int64").cast("string")
+            text = ibis.ifelse(column == column.floor(), whole, column.cast("string"))
+            return text.nullif("nan")
+        return column.cast("string")
+    if kind is Kind.TIME:
+        return _time(column)
+    if kind is Kind.NUMBER:
+        number = column.try_cast("float64") if dtype.is_string() else column.cast("float64")
+        return ibis.ifelse(number.isnan(), ibis.null("float64"), number)
+    if kind is Kind.FLAG:
+        if dtype.is_string():
+            text = column.strip().lower()
+            return ibis.cases(
+                (text.isin(["true", "t", "1", "yes"]), True), (text.isin(["false", "f", "0", "no"]), False)
+            )
+        return column.cast("boolean")
+    text = column.cast("string")
+    return text.strip().lower() if kind is Kind.EVENT else text
+
+
+#: Bounds between epochs in seconds, milliseconds, microseconds and nanoseconds: each covers 1973 to 5138.
+_EPOCH_BOUNDS = (100_000_000_000, 100_000_000_000_000, 100_000_000_000_000_000)
+
+
+def _time(column: ir.Column) -> ir.Column:
+    dtype = column.type()
+    if dtype.is_timestamp() or dtype.is_date():
+        return (
+            column.cast("timestamp('UTC')").cast("timestamp")
+            if dtype.is_timestamp()
+            else column.cast("timestamp")
+        )
+    if dtype.is_numeric():
+        return _epoch(column.cast("int64"))
+    if not dtype.is_string():
+        return ibis.null("timestamp")
+    # A time zone in the text is obeyed; without one, it is UTC.
+    parsed = column.try_cast("timestamp('UTC')").cast("timestamp")
+    return ibis.coalesce(parsed, _epoch(column.try_cast("int64")))
+
+
+def _epoch(number: ir.IntegerColumn) -> ir.Column:
+    seconds, millis, micros = _EPOCH_BOUNDS
+    size = number.abs()
+    in_us = ibis.cases(
+        (size < seconds, number * 1_000_000),
+        (size < millis, number * 1_000),
+        (size < micros, number),
+        else_=(number / 1_000).floor().cast("int64"),
+    )
+    return in_us.as_timestamp("us").cast("timestamp")
+
+
+def any_of(predicates: list[ir.BooleanColumn]) -> ir.BooleanColumn:
+    """Whether one of the predicates holds."""
+    return reduce(lambda left, right: left | right, predicates)
