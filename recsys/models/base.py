@@ -23,6 +23,9 @@ Progress = Callable[[int, int, str], None]
 #: Most scores held at once by `recommend`: 64 Mi float32, 256 MiB.
 SCORES_AT_ONCE = 1 << 26
 
+#: Targets of one block whose best score bounds the k-th best from below.
+_BLOCK = 64
+
 
 class Model(ABC):
     """A candidate model. A user that it knows nothing of gets no candidates: the caller has a fallback.
@@ -136,29 +139,30 @@ def top_k(
     Raises:
         ModelError: a score is NaN.
     """
-    if np.isnan(scores).any():
-        row, target = np.argwhere(np.isnan(scores))[0]
-        raise ModelError(f"score of target {target} in row {row} is NaN: the model's training diverged")
+    n_rows, n = scores.shape
     if exclude is not None:
-        scores[np.repeat(np.arange(exclude.shape[0]), np.diff(exclude.indptr)), exclude.indices] = -np.inf
+        scores[np.repeat(np.arange(n_rows), np.diff(exclude.indptr)), exclude.indices] = -np.inf
     if allowed is not None:
         scores[:, ~allowed] = -np.inf
-    n = scores.shape[1]
-    if k < n:
-        # All that tie with the k-th best take part in the sort below, the lowest indices first.
-        kth = np.partition(scores, n - k, axis=1)[:, n - k]
-        better = scores > kth[:, None]
-        ties = scores == kth[:, None]
-        room = k - better.sum(axis=1)
-        keep = better | (ties & (np.cumsum(ties, axis=1) <= room[:, None]))
-        ids = np.nonzero(keep)[1].reshape(len(scores), k)
-    else:
-        ids = np.broadcast_to(np.arange(n), scores.shape)
-    picked = np.take_along_axis(scores, ids, axis=1)
-    order = np.argsort(-picked, axis=1, kind="stable")
-    ids, picked = np.take_along_axis(ids, order, axis=1), np.take_along_axis(picked, order, axis=1)
-    return Candidates(
-        ids=ids.astype(np.int32),
-        scores=picked.astype(np.float32),
-        counts=np.isfinite(picked).sum(axis=1).astype(np.int32),
+    # The k-th best of the blocks' maxima is at most the k-th best score: what is below it cannot be picked.
+    block = max(1, min(_BLOCK, n // (4 * k)))
+    whole = n - n % block
+    peaks = np.concatenate(
+        [scores[:, :whole].reshape(n_rows, block, whole // block).max(axis=1), scores[:, whole:]], axis=1
     )
+    if np.isnan(peaks).any():
+        bad_row, target = np.argwhere(np.isnan(scores))[0]
+        raise ModelError(f"score of target {target} in row {bad_row} is NaN: the model's training diverged")
+    kth = np.partition(peaks, peaks.shape[1] - k, axis=1)[:, peaks.shape[1] - k]
+    flat = np.flatnonzero(scores >= np.maximum(kth, np.finfo(np.float32).min)[:, None])
+    row, column = np.divmod(flat, n)
+    score = scores.ravel()[flat]
+    order = np.lexsort((-score, row))  # stable, so that ties stay in the order of the indices
+    row, column, score = row[order], column[order], score[order]
+    place = np.arange(len(row)) - np.searchsorted(row, np.arange(n_rows))[row]
+    best = place < k
+    row, column, score, place = row[best], column[best], score[best], place[best]
+    ids = np.zeros((n_rows, k), dtype=np.int32)
+    picked = np.full((n_rows, k), -np.inf, dtype=np.float32)
+    ids[row, place], picked[row, place] = column, score
+    return Candidates(ids, picked, np.bincount(row, minlength=n_rows).astype(np.int32))
