@@ -1,0 +1,88 @@
+"""A set of items as one bit each, in the layout that FAISS reads inside a search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.types import BoolArray, IntArray
+
+_BIT = np.left_shift(np.uint8(1), np.arange(8, dtype=np.uint8))
+
+
+class Bitmap:
+    """n bits. Item i is bit i % 8 of byte i // 8; the bits beyond n are 0.
+
+    Args:
+        data: (a multiple of 8,) uint8, owned.
+        n: how many items there are.
+    """
+
+    __slots__ = ("data", "n")
+
+    def __init__(self, data: npt.NDArray[np.uint8], n: int) -> None:
+        self.data = data
+        self.n = n
+
+    @classmethod
+    def empty(cls, n: int) -> Bitmap:
+        """No item of n."""
+        return cls(np.zeros((n + 63) // 64 * 8, dtype=np.uint8), n)
+
+    @classmethod
+    def of(cls, mask: BoolArray) -> Bitmap:
+        """The items where the mask (n,) is True."""
+        bitmap = cls.empty(len(mask))
+        bitmap.data[: (len(mask) + 7) // 8] = np.packbits(mask, bitorder="little")
+        return bitmap
+
+    @classmethod
+    def full(cls, n: int) -> Bitmap:
+        """All n items."""
+        return cls.of(np.ones(n, dtype=bool))
+
+    def copy(self) -> Bitmap:
+        """A set of its own with the same items."""
+        return Bitmap(self.data.copy(), self.n)
+
+    def __contains__(self, item: int) -> bool:
+        return bool(self.data[item >> 3] & _BIT[item & 7])
+
+    def __iand__(self, other: Bitmap) -> Bitmap:
+        self.data &= other.data
+        return self
+
+    def put(self, item: int, present: bool) -> None:
+        """Adds or removes one item; a reader sees the set before or after, as one byte changes."""
+        if present:
+            self.data[item >> 3] |= _BIT[item & 7]
+        else:
+            self.data[item >> 3] &= ~_BIT[item & 7]
+
+    def add(self, items: IntArray | Sequence[int]) -> None:
+        """Adds items by index."""
+        at = np.asarray(items, dtype=np.int64)
+        np.bitwise_or.at(self.data, at >> 3, _BIT[at & 7])
+
+    def remove(self, items: IntArray | Sequence[int]) -> None:
+        """Removes items by index."""
+        at = np.asarray(items, dtype=np.int64)
+        np.bitwise_and.at(self.data, at >> 3, ~_BIT[at & 7])
+
+    def has(self, items: IntArray) -> BoolArray:
+        """(m,) which of m items are in the set."""
+        found: BoolArray = (self.data[items >> 3] & _BIT[items & 7]) != 0
+        return found
+
+    def count(self) -> int:
+        """How many items are in the set."""
+        return int(np.bitwise_count(self.data.view(np.uint64)).sum())
+
+    def items(self) -> IntArray:
+        """The items' indices, ascending, int32."""
+        words = np.flatnonzero(self.data.view(np.uint64))  # sparse sets skip the empty stretches
+        bits = np.unpackbits(self.data.reshape(-1, 8)[words], axis=1, bitorder="little")
+        word, bit = np.nonzero(bits)
+        return (words[word] * 64 + bit).astype(np.int32)

@@ -1,0 +1,162 @@
+"""One contract for every index: the same answers as brute force over the allowed items."""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.bundle import BundleRefused, Reason
+from recsys.errors import ModelError
+from recsys.index import IndexParams, build_index
+from recsys.types import BoolArray, FloatArray
+from serving.bitmap import Bitmap
+from serving.index import ItemIndex
+
+N, D = 6_000, 16
+
+
+def clustered(n: int = N, d: int = D) -> FloatArray:
+    """Unit vectors around a few hundred centres, as trained items lie."""
+    rng = np.random.default_rng(2)
+    centres = rng.normal(size=(200, d))
+    vectors = centres[rng.integers(0, 200, n)] + 0.5 * rng.normal(size=(n, d))
+    unit: FloatArray = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return unit
+
+
+VECTORS = clustered()
+QUERIES = clustered(40)
+BUILT = {
+    "exact": build_index(VECTORS),
+    "inverted lists": build_index(VECTORS, queries=QUERIES, params=IndexParams(exact_up_to=0)),
+}
+
+
+@pytest.fixture(params=BUILT)
+def index(request: pytest.FixtureRequest) -> ItemIndex:
+    built = BUILT[request.param]
+    assert (built.nprobe == 0) == (request.param == "exact")
+    return ItemIndex(built.data, VECTORS, nprobe=built.nprobe)
+
+
+def brute_force(query: FloatArray, allowed: BoolArray, k: int) -> tuple[list[int], FloatArray]:
+    scores = np.where(allowed, VECTORS @ query, -np.inf)
+    ids = np.argsort(-scores, kind="stable")[: min(k, int(allowed.sum()))]
+    return ids.tolist(), scores[ids]
+
+
+@pytest.mark.parametrize("share", [1.0, 0.9, 0.3, 0.1, 0.03, 0.01, 0.001])
+@pytest.mark.parametrize("k", [1, 20, 100])
+def test_search_finds_what_brute_force_finds(index: ItemIndex, share: float, k: int) -> None:
+    rng = np.random.default_rng(int(share * 1000) + k)
+    hits = wanted = 0
+    for query in QUERIES:
+        allowed = rng.random(N) < share
+        ids, scores = index.search(query, k=k, allowed=Bitmap.of(allowed))
+        best, _ = brute_force(query, allowed, k)
+        assert len(ids) == len(best)
+        assert allowed[ids].all()
+        assert len(set(ids.tolist())) == len(ids)
+        assert (np.diff(scores) <= 0).all()
+        np.testing.assert_allclose(scores, VECTORS[ids] @ query, atol=1e-5)
+        hits += len(set(ids.tolist()) & set(best))
+        wanted += len(best)
+    assert hits >= 0.95 * wanted
+
+
+def test_an_exact_index_agrees_to_the_digit() -> None:
+    index = ItemIndex(BUILT["exact"].data, VECTORS, nprobe=0)
+    for query in QUERIES:
+        ids, scores = index.search(query, k=50, allowed=Bitmap.full(N))
+        best, best_scores = brute_force(query, np.ones(N, dtype=bool), 50)
+        assert ids.tolist() == best
+        np.testing.assert_allclose(scores, best_scores, atol=1e-6)
+
+
+def test_k_over_the_catalogue_gives_all(index: ItemIndex) -> None:
+    ids, _ = index.search(QUERIES[0], k=10 * N, allowed=Bitmap.full(N))
+    assert sorted(ids.tolist()) == list(range(N))
+
+
+def test_nothing_allowed_gives_nothing(index: ItemIndex) -> None:
+    ids, scores = index.search(QUERIES[0], k=5, allowed=Bitmap.empty(N))
+    assert (len(ids), len(scores)) == (0, 0)
+
+
+def test_enough_are_found_where_the_allowed_lie_far_from_the_query(index: ItemIndex) -> None:
+    query = QUERIES[0]
+    allowed = np.zeros(N, dtype=bool)
+    allowed[np.argsort(VECTORS @ query)[: N // 2]] = True
+    assert len(index.search(query, k=500, allowed=Bitmap.of(allowed))[0]) == 500
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_query_that_is_not_finite_is_refused(index: ItemIndex, bad: float) -> None:
+    query = QUERIES[0].copy()
+    query[3] = bad
+    with pytest.raises(ValueError, match="finite"):
+        index.search(query, k=5, allowed=Bitmap.full(N))
+    with pytest.raises(ValueError, match="finite"):
+        index.search(QUERIES[0][:5], k=5, allowed=Bitmap.full(N))
+    with pytest.raises(ValueError, match="k=0"):
+        index.search(QUERIES[0], k=0, allowed=Bitmap.full(N))
+
+
+@pytest.mark.parametrize("kind", BUILT)
+def test_an_index_of_other_vectors_is_refused(kind: str) -> None:
+    built = BUILT[kind]
+    for others in (VECTORS[:-1], VECTORS[:, :8], np.roll(VECTORS, 7, axis=0)):
+        with pytest.raises(BundleRefused) as refused:
+            ItemIndex(built.data, np.ascontiguousarray(others), nprobe=built.nprobe)
+        assert refused.value.reason is Reason.MIXED
+
+
+def test_an_index_of_another_kind_is_refused() -> None:
+    euclidean = faiss.IndexFlatL2(D)
+    euclidean.add(VECTORS)
+    for data, nprobe in ((faiss.serialize_index(euclidean).tobytes(), 0), (BUILT["exact"].data, 4)):
+        with pytest.raises(BundleRefused) as refused:
+            ItemIndex(data, VECTORS, nprobe=nprobe)
+        assert refused.value.reason is Reason.CONTENT
+
+
+@pytest.mark.parametrize("length", [0, 3, 40, 1000])
+def test_an_index_cut_short_is_refused(length: int) -> None:
+    with pytest.raises(BundleRefused) as refused:
+        ItemIndex(BUILT["exact"].data[:length], VECTORS, nprobe=0)
+    assert refused.value.reason is Reason.CONTENT
+
+
+def test_building_refuses_vectors_that_are_not_finite() -> None:
+    vectors = VECTORS.copy()
+    vectors[17, 2] = np.nan
+    with pytest.raises(ModelError, match="item 17"):
+        build_index(vectors)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 200), st.data())
+def test_a_bitmap_is_a_set(n: int, data: st.DataObject) -> None:
+    wanted = data.draw(st.sets(st.integers(0, n - 1)))
+    bitmap = Bitmap.empty(n)
+    bitmap.add(sorted(wanted))
+    for _ in range(5):
+        item, present = data.draw(st.integers(0, n - 1)), data.draw(st.booleans())
+        bitmap.put(item, present)
+        (wanted.add if present else wanted.discard)(item)
+    gone = data.draw(st.sets(st.integers(0, n - 1)))
+    bitmap.remove(sorted(gone))
+    wanted -= gone
+
+    assert bitmap.items().tolist() == sorted(wanted)
+    assert bitmap.count() == len(wanted)
+    assert [item in bitmap for item in range(n)] == [item in wanted for item in range(n)]
+    assert bitmap.has(np.arange(n, dtype=np.int32)).tolist() == [item in wanted for item in range(n)]
+    mask = np.isin(np.arange(n), sorted(wanted))
+    np.testing.assert_array_equal(Bitmap.of(mask).data, bitmap.data)
+    other = Bitmap.full(n)
+    other &= bitmap
+    assert other.items().tolist() == sorted(wanted)
