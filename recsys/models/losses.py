@@ -1,0 +1,51 @@
+"""Softmax losses over targets, in full or by sampled negatives with the logQ correction.
+
+The softmax's partition sum is estimated by importance sampling: a negative that its sampler is expected to
+draw c times stands for 1 / c of a term, so log c is taken from its score. Bengio and Senecal 2003; for
+retrieval: Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations", 2019.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def accidental_hits(target_ids: Tensor, negative_ids: Tensor) -> Tensor:
+    """(B, N) bool: where a negative is the very target of the row.
+
+    Args:
+        target_ids: (B,) int64.
+        negative_ids: (N,) int64, shared by the rows.
+    """
+    return target_ids[:, None] == negative_ids[None, :]
+
+
+def sampled_softmax(positive: Tensor, negative: Tensor, log_expected: Tensor, left_out: Tensor) -> Tensor:
+    """Loss of each row, (B,): -log(exp(p) / (exp(p) + sum_j exp(n_j) / expected_j)).
+
+    Args:
+        positive: (B,) score of the target.
+        negative: (B, N) scores of the negatives.
+        log_expected: (N,) log of how often negative j's sampler was expected to draw it.
+        left_out: (B, N) bool, negatives that do not count for the row, such as accidental hits.
+    """
+    corrected = (negative - log_expected).masked_fill(left_out, -torch.inf)
+    partition = torch.logsumexp(torch.cat([positive[:, None], corrected], dim=1), dim=1)
+    return partition - positive
+
+
+def full_softmax(scores: Tensor, target_ids: Tensor) -> Tensor:
+    """Cross-entropy of each row, (B,), over every target.
+
+    Args:
+        scores: (B, targets).
+        target_ids: (B,) int64.
+    """
+    return functional.cross_entropy(scores, target_ids, reduction="none")
+
+
+def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
+    """Mean of the losses (B,) by their weights (B,), of which at least one is positive."""
+    return (losses * weights).sum() / weights.sum()

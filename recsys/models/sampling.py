@@ -1,0 +1,63 @@
+"""Where negatives come from, and how often each sampler is expected to draw a target."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """N negatives that the rows of a batch share.
+
+    Attributes:
+        ids: (N,) int64 targets.
+        log_expected: (N,) float32, log of the draws of this target expected of its own sampler, times the
+            number of samplers: each of them alone estimates the whole partition sum, so they are averaged.
+        n_in_batch: the first so many are the batch's own targets, row by row; the rest are uniform.
+    """
+
+    ids: Tensor
+    log_expected: Tensor
+    n_in_batch: int
+
+
+class NegativeSampler:
+    """Negatives from the batch itself, which come by popularity, and evenly from the catalogue.
+
+    Args:
+        target_counts: (targets,) how many training examples have each target: the in-batch distribution.
+        in_batch: whether the targets of the other rows are negatives.
+        n_uniform: how many even draws, with replacement, a batch gets.
+        log_q: without it every negative counts once, whatever its chance.
+    """
+
+    def __init__(self, target_counts: Tensor, *, in_batch: bool, n_uniform: int, log_q: bool) -> None:
+        self.n_targets = len(target_counts)
+        self.in_batch = in_batch
+        self.n_uniform = n_uniform
+        self.log_q = log_q
+        # A target that is in a batch was counted; the floor only keeps the logarithm of others finite.
+        self.log_frequency = (target_counts.clamp(min=1) / target_counts.sum()).log().float()
+
+    def draw(self, batch_targets: Tensor, generator: torch.Generator) -> Negatives:
+        """Negatives for a batch whose targets are (B,) int64."""
+        ids, log_expected = [], []
+        if self.in_batch:
+            ids.append(batch_targets)
+            log_expected.append(self.log_frequency[batch_targets] + math.log(len(batch_targets)))
+        if self.n_uniform:
+            device = batch_targets.device
+            ids.append(torch.randint(self.n_targets, (self.n_uniform,), generator=generator, device=device))
+            log_expected.append(
+                torch.full((self.n_uniform,), math.log(self.n_uniform / self.n_targets), device=device)
+            )
+        together = torch.cat(log_expected) + math.log(len(ids))
+        return Negatives(
+            ids=torch.cat(ids),
+            log_expected=together if self.log_q else torch.zeros_like(together),
+            n_in_batch=len(batch_targets) if self.in_batch else 0,
+        )

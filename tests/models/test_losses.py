@@ -1,0 +1,60 @@
+"""Softmax losses by hand arithmetic."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from recsys.models.losses import accidental_hits, full_softmax, sampled_softmax, weighted_mean
+
+
+def test_accidental_hits_are_the_rows_own_targets() -> None:
+    hits = accidental_hits(torch.tensor([3, 5]), torch.tensor([5, 3, 7, 3]))
+    assert hits.tolist() == [[False, True, False, True], [True, False, False, False]]
+
+
+def test_log_q_by_value() -> None:
+    # One negative of score 1, drawn half a time on average: it stands for two such terms.
+    loss = sampled_softmax(
+        torch.tensor([2.0]), torch.tensor([[1.0]]), torch.tensor([math.log(0.5)]), torch.tensor([[False]])
+    )
+    expected = -math.log(math.exp(2) / (math.exp(2) + 2 * math.exp(1)))
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_negatives_left_out_do_not_count() -> None:
+    loss = sampled_softmax(
+        torch.tensor([2.0]), torch.tensor([[1.0, 9.0]]), torch.zeros(2), torch.tensor([[False, True]])
+    )
+    expected = -math.log(math.exp(2) / (math.exp(2) + math.exp(1)))
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_no_negative_left_is_no_loss() -> None:
+    positive = torch.tensor([2.0], requires_grad=True)
+    loss = sampled_softmax(positive, torch.tensor([[1.0]]), torch.zeros(1), torch.tensor([[True]]))
+    loss.sum().backward()  # type: ignore[no-untyped-call]
+    assert loss.item() == 0.0
+    assert positive.grad is not None
+    assert positive.grad.item() == 0.0
+
+
+def test_sampled_softmax_over_every_target_is_the_full_softmax() -> None:
+    generator = torch.Generator().manual_seed(1)
+    scores = torch.randn(4, 9, generator=generator)
+    targets = torch.tensor([0, 8, 3, 3])
+    positive = scores[torch.arange(4), targets]
+    hits = accidental_hits(targets, torch.arange(9))
+    sampled = sampled_softmax(positive, scores, torch.zeros(9), hits)
+    torch.testing.assert_close(sampled, full_softmax(scores, targets))
+
+
+def test_full_softmax_by_value() -> None:
+    loss = full_softmax(torch.tensor([[0.0, math.log(3.0)]]), torch.tensor([1]))
+    assert loss.item() == pytest.approx(-math.log(0.75), abs=1e-6)
+
+
+def test_weighted_mean_by_value() -> None:
+    assert weighted_mean(torch.tensor([1.0, 4.0]), torch.tensor([1.0, 3.0])).item() == 3.25

@@ -1,0 +1,64 @@
+"""Negative samplers: what they draw, and how often they say that they do."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from recsys.models.losses import accidental_hits, full_softmax, sampled_softmax
+from recsys.models.sampling import NegativeSampler
+
+
+def _sampler(
+    counts: list[int], *, in_batch: bool = True, n_uniform: int = 4, log_q: bool = True
+) -> NegativeSampler:
+    return NegativeSampler(torch.tensor(counts), in_batch=in_batch, n_uniform=n_uniform, log_q=log_q)
+
+
+def test_each_negative_is_corrected_by_its_own_sampler() -> None:
+    negatives = _sampler([6, 2], n_uniform=4).draw(torch.tensor([0, 1, 0]), torch.Generator().manual_seed(0))
+    # In the batch: 3 draws at 6/8 and 2/8. Evenly: 4 draws at 1/2. Two samplers share the partition sum.
+    in_batch = [math.log(2 * 3 * 6 / 8), math.log(2 * 3 * 2 / 8), math.log(2 * 3 * 6 / 8)]
+    uniform = [math.log(2 * 4 / 2)] * 4
+    assert negatives.ids[:3].tolist() == [0, 1, 0]
+    assert negatives.n_in_batch == 3
+    assert negatives.log_expected.tolist() == pytest.approx(in_batch + uniform, abs=1e-6)
+
+
+def test_one_sampler_shares_with_nobody() -> None:
+    negatives = _sampler([6, 2], in_batch=False, n_uniform=4).draw(torch.tensor([0]), torch.Generator())
+    assert negatives.n_in_batch == 0
+    assert negatives.log_expected.tolist() == pytest.approx([math.log(2.0)] * 4, abs=1e-6)
+
+
+def test_without_log_q_a_negative_is_a_negative() -> None:
+    negatives = _sampler([6, 2], log_q=False).draw(torch.tensor([0, 1]), torch.Generator())
+    assert negatives.log_expected.tolist() == [0.0] * 6
+
+
+def test_uniform_draws_are_even() -> None:
+    drawn = _sampler([1] * 10, in_batch=False, n_uniform=100_000).draw(
+        torch.tensor([0]), torch.Generator().manual_seed(3)
+    )
+    shares = torch.bincount(drawn.ids, minlength=10) / 100_000
+    assert shares.tolist() == pytest.approx([0.1] * 10, abs=0.005)
+
+
+def test_the_corrected_partition_sum_is_that_of_all_targets() -> None:
+    # exp(p) is counted once; the estimate of the others' sum must come out even over many batches.
+    generator = torch.Generator().manual_seed(5)
+    counts = [50, 30, 15, 5]
+    scores = torch.tensor([0.3, -0.2, 0.9, 0.1])
+    sampler = _sampler(counts, n_uniform=64)
+    target = torch.tensor([0])
+    sums = []
+    for _ in range(400):
+        others = torch.multinomial(torch.tensor(counts).float(), 64, replacement=True, generator=generator)
+        negatives = sampler.draw(others, generator)
+        hits = accidental_hits(target, negatives.ids)
+        loss = sampled_softmax(scores[:1], scores[negatives.ids][None], negatives.log_expected, hits)
+        sums.append(torch.exp(loss + scores[0]).item())
+    expected = torch.exp(full_softmax(scores[None], target) + scores[0]).item()
+    assert sum(sums) / len(sums) == pytest.approx(expected, rel=0.02)
