@@ -1,0 +1,247 @@
+"""Training examples of a sequence model: each event is predicted from those strictly before it.
+
+Histories are cut into windows; a window is encoded once and gives an example for every event in it. All of it
+is index arithmetic on flat arrays, on whatever device holds them: no example is ever built on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys.data.dataset import Events
+from recsys.types import BEHAVIOURS, Behaviour, FloatArray, IntArray, LongArray, Target
+
+#: What a history is made of: everything that a user did, and nothing that was merely shown.
+HISTORY_BEHAVIOURS: tuple[Behaviour, ...] = tuple(b for b in BEHAVIOURS if b is not Behaviour.IMPRESSION)
+
+_SECOND_US = 1_000_000
+#: Batches from which windows of like length are put together, so that little of a batch is padding.
+_SORTED_TOGETHER = 32
+
+
+@dataclass(frozen=True)
+class Timelines:
+    """What U users did, one after the other: user u's N events are at `indptr[u]:indptr[u + 1]`.
+
+    Attributes:
+        indptr: (U + 1,) int64.
+        target_idx: (N,) int32.
+        behaviour: (N,) int8 codes.
+        timestamp_us: (N,) int64, ascending within a user.
+        weight: (N,) float32, how much predicting the event counts; 0 where it is no example.
+    """
+
+    indptr: LongArray
+    target_idx: IntArray
+    behaviour: np.ndarray[tuple[int], np.dtype[np.int8]]
+    timestamp_us: LongArray
+    weight: FloatArray
+
+    @classmethod
+    def of(
+        cls,
+        events: Events,
+        weight: FloatArray,
+        *,
+        n_users: int,
+        target: Target,
+        predicted: tuple[Behaviour, ...] | None = None,
+        repeats: bool = True,
+    ) -> Timelines:
+        """Timelines of a log's events, impressions left out.
+
+        Args:
+            events: N events in time order.
+            weight: (N,) float32 of each.
+            n_users: U.
+            target: what the events are about.
+            predicted: behaviours that are examples; None is all of them.
+            repeats: whether an event on a target that the user already had is an example.
+        """
+        if predicted is not None:
+            weight = np.where(events.is_any(predicted), weight, np.float32(0))
+        index = events.target_idx(target)
+        rows = np.flatnonzero((index >= 0) & events.is_any(HISTORY_BEHAVIOURS))
+        rows = rows[np.argsort(events.user_idx[rows], kind="stable")]
+        users, targets = events.user_idx[rows], index[rows]
+        if not repeats:
+            pair = users.astype(np.int64) << 32 | targets
+            first = np.zeros(len(rows), dtype=bool)
+            first[np.unique(pair, return_index=True)[1]] = True
+            weight = np.where(first, weight[rows], np.float32(0))
+        else:
+            weight = weight[rows]
+        return cls(
+            indptr=np.searchsorted(users, np.arange(n_users + 1)).astype(np.int64),
+            target_idx=targets,
+            behaviour=events.behaviour[rows],
+            timestamp_us=events.timestamp_us[rows],
+            weight=weight,
+        )
+
+
+@dataclass(frozen=True)
+class Windows:
+    """W stretches of timelines. Each event is an example in at most one of them.
+
+    Attributes:
+        user_idx: (W,) int64.
+        start, end: (W,) int64 positions in the timelines.
+        first: (W,) int64 position of the first event that is an example here; those before are its history.
+        n_examples: (W,) int64, at least 1.
+    """
+
+    user_idx: LongArray
+    start: LongArray
+    end: LongArray
+    first: LongArray
+    n_examples: LongArray
+
+    @classmethod
+    def of(cls, timelines: Timelines, length: int, *, from_nothing: bool) -> Windows:
+        """Windows of at most length + 1 events; a later event's history is at least length // 2 long.
+
+        Args:
+            timelines: whose events.
+            length: L, the longest history.
+            from_nothing: whether an event with nothing before it is an example too: it is of use where a
+                user has features.
+        """
+        stride = length // 2 + 1
+        n_events = np.diff(timelines.indptr)
+        n_windows = np.where(n_events > 0, 1 + np.maximum(-(-(n_events - length - 1) // stride), 0), 0)
+        user_idx = np.repeat(np.arange(len(n_events)), n_windows)
+        nth = np.arange(len(user_idx)) - np.repeat(np.cumsum(n_windows) - n_windows, n_windows)
+        begin = timelines.indptr[user_idx]
+        start = begin + nth * stride
+        end = np.minimum(start + length + 1, timelines.indptr[user_idx + 1])
+        first = np.where(nth > 0, start - stride + length + 1, start)
+        # What happened at the same instant as the window's first event has no history in it.
+        with_history = np.maximum(first, _end_of_instant(timelines)[start])
+        first = np.where((start == begin) & from_nothing, first, with_history)
+        first = np.minimum(first, end)
+        counted = np.concatenate([[0], np.cumsum(timelines.weight > 0)])
+        n_examples = counted[end] - counted[first]
+        useful = n_examples > 0
+        return cls(user_idx[useful], start[useful], end[useful], first[useful], n_examples[useful])
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def batches(self, *, batch_size: int, at_most: int, rng: np.random.Generator) -> Iterator[LongArray]:
+        """One pass in random order: indices of the windows of each batch, about `batch_size` examples each.
+
+        Args:
+            batch_size: a batch holds so many examples or less, unless one window alone has more.
+            at_most: examples in the whole pass; more are left for another pass.
+            rng: decides the order.
+        """
+        if len(self) == 0:
+            return
+        order = rng.permutation(len(self))
+        total = np.cumsum(self.n_examples[order])
+        order = order[: int(np.searchsorted(total, at_most, side="left")) + 1]
+        together = np.cumsum(self.n_examples[order]) // (batch_size * _SORTED_TOGETHER)
+        order = order[np.lexsort(((self.end - self.start)[order], together))]
+        batch = (np.cumsum(self.n_examples[order]) - 1) // batch_size
+        cuts = np.flatnonzero(np.diff(batch)) + 1
+        parts = np.split(order, cuts)
+        for place in rng.permutation(len(parts)):
+            yield parts[place]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B windows of up to N events, and the E examples in them.
+
+    Attributes:
+        user_idx: (B,) int64.
+        target_idx: (B, N) int64; 0 where `mask` is False.
+        behaviour: (B, N) int64 codes.
+        gap_s: (B, N) float32 seconds since the event before, 0 for the first.
+        mask: (B, N) bool, whether the place holds an event.
+        age_s: (B, N, N) float32: seconds from event j to the moment of event t, at [t, j].
+        visible: (B, N, N) bool: whether event j was strictly before event t, at [t, j].
+        row, slot: (E,) int64, where each example is.
+        weight: (E,) float32.
+    """
+
+    user_idx: Tensor
+    target_idx: Tensor
+    behaviour: Tensor
+    gap_s: Tensor
+    mask: Tensor
+    age_s: Tensor
+    visible: Tensor
+    row: Tensor
+    slot: Tensor
+    weight: Tensor
+
+    @property
+    def example_targets(self) -> Tensor:
+        """(E,) int64, what is to be predicted."""
+        return self.target_idx[self.row, self.slot]
+
+
+class ExampleSource:
+    """Timelines and windows as tensors on a device, from which batches are gathered.
+
+    Args:
+        timelines: whose events.
+        windows: of them.
+        device: where batches are made.
+    """
+
+    def __init__(self, timelines: Timelines, windows: Windows, device: torch.device) -> None:
+        def put(values: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(values)).to(device)
+
+        self.device = device
+        self.target_idx = put(timelines.target_idx)
+        self.behaviour = put(timelines.behaviour)
+        self.timestamp_us = put(timelines.timestamp_us)
+        self.weight = put(timelines.weight)
+        self.user_idx = put(windows.user_idx.astype(np.int64))
+        self.start, self.end, self.first = put(windows.start), put(windows.end), put(windows.first)
+
+    def batch(self, windows: LongArray) -> Batch:
+        """The batch of these windows, (B,) indices."""
+        chosen = torch.from_numpy(windows).to(self.device)
+        start, end = self.start[chosen, None], self.end[chosen, None]
+        length = int((end - start).max())
+        position = start + torch.arange(length, device=self.device)  # (B, N)
+        mask = position < end
+        position = position.clamp(max=len(self.target_idx) - 1)
+        time_us = self.timestamp_us[position]
+        weight = self.weight[position] * mask * (position >= self.first[chosen, None])
+        row, slot = weight.nonzero(as_tuple=True)
+        gap_s = torch.zeros(mask.shape, device=self.device)
+        gap_s[:, 1:] = (time_us[:, 1:] - time_us[:, :-1]) / _SECOND_US
+        age_us = time_us[:, :, None] - time_us[:, None, :]  # (B, N, N)
+        return Batch(
+            user_idx=self.user_idx[chosen],
+            target_idx=self.target_idx[position].long() * mask,
+            behaviour=self.behaviour[position].long() * mask,
+            gap_s=gap_s * mask,
+            mask=mask,
+            age_s=(age_us / _SECOND_US).float(),
+            visible=(age_us > 0) & mask[:, None, :],
+            row=row,
+            slot=slot,
+            weight=weight[row, slot],
+        )
+
+
+def _end_of_instant(timelines: Timelines) -> LongArray:
+    """(N,) for each event, the position after the last of its user's events at the same instant."""
+    n = len(timelines.target_idx)
+    begins = np.zeros(n + 1, dtype=bool)
+    begins[timelines.indptr] = True
+    begins[1:-1] |= timelines.timestamp_us[1:] != timelines.timestamp_us[:-1]
+    at = np.flatnonzero(begins)
+    return at[np.searchsorted(at, np.arange(n), side="right")]

@@ -1,0 +1,105 @@
+"""Training examples: what is predicted, and from what. The future must never be in a history."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.models.training_examples import ExampleSource, Timelines, Windows
+from recsys.types import Behaviour, Target
+from tests.models.conftest import BuildDataset
+
+BUY, VIEW = Behaviour.PURCHASE, Behaviour.VIEW
+
+
+def _timelines(times: list[list[int]]) -> Timelines:
+    """Users whose event n of the whole has target n, at these times in seconds."""
+    flat = [t for user in times for t in user]
+    return Timelines(
+        indptr=np.concatenate([[0], np.cumsum([len(user) for user in times])]).astype(np.int64),
+        target_idx=np.arange(len(flat), dtype=np.int32),
+        behaviour=np.full(len(flat), VIEW.code, dtype=np.int8),
+        timestamp_us=np.array(flat, dtype=np.int64) * 1_000_000,
+        weight=np.ones(len(flat), dtype=np.float32),
+    )
+
+
+def _examples(timelines: Timelines, windows: Windows) -> dict[int, list[int]]:
+    """Target -> the history it is predicted from, over one pass in batches of about four."""
+    source = ExampleSource(timelines, windows, torch.device("cpu"))
+    found: dict[int, list[int]] = {}
+    for chosen in windows.batches(batch_size=4, at_most=10**6, rng=np.random.default_rng(0)):
+        batch = source.batch(chosen)
+        for row, slot, target in zip(batch.row, batch.slot, batch.example_targets.tolist(), strict=True):
+            assert target not in found
+            found[target] = batch.target_idx[row, batch.visible[row, slot]].tolist()
+    return found
+
+
+def test_examples_by_hand() -> None:
+    # User 0: events 0, 1 and 2, the last two at one instant. User 1: event 3 alone.
+    timelines = _timelines([[10, 20, 20], [5]])
+    assert _examples(timelines, Windows.of(timelines, 5, from_nothing=False)) == {1: [0], 2: [0]}
+    assert _examples(timelines, Windows.of(timelines, 5, from_nothing=True)) == {0: [], 1: [0], 2: [0], 3: []}
+
+
+def test_ages_and_gaps_are_seconds() -> None:
+    timelines = _timelines([[10, 25, 85]])
+    windows = Windows.of(timelines, 5, from_nothing=False)
+    batch = ExampleSource(timelines, windows, torch.device("cpu")).batch(np.array([0]))
+    assert batch.gap_s[0].tolist() == [0.0, 15.0, 60.0]
+    assert batch.age_s[0, 2].tolist() == [75.0, 60.0, 0.0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    times=st.lists(st.lists(st.integers(0, 30), max_size=25).map(sorted), min_size=1, max_size=5),
+    length=st.integers(1, 8),
+)
+def test_every_event_with_a_past_is_predicted_once_from_that_past_alone(
+    times: list[list[int]], length: int
+) -> None:
+    timelines = _timelines(times)
+    windows = Windows.of(timelines, length, from_nothing=False)
+    found = _examples(timelines, windows)
+    begin = 0
+    for user in times:
+        for place, moment in enumerate(user):
+            past = [begin + n for n, t in enumerate(user) if t < moment]
+            history = found.get(begin + place, [])
+            assert history == past[len(past) - len(history) :] or set(history) <= set(past)
+            assert len(history) <= length
+            if len(set(user)) == len(user):  # no two at one instant: at least half a window is there
+                assert len(history) >= min(len(past), length // 2)
+        begin += len(user)
+
+
+def test_events_without_weight_are_history_but_no_examples(build_dataset: BuildDataset) -> None:
+    dataset = build_dataset(
+        [(0, 0, VIEW, 1), (0, 1, BUY, 2), (0, 0, BUY, 3), (0, 2, Behaviour.IMPRESSION, 4)]
+    )
+    weight = np.ones(4, dtype=np.float32)
+    bought = Timelines.of(dataset.events, weight, n_users=1, target=Target.ITEM, predicted=(BUY,))
+    assert bought.target_idx.tolist() == [0, 1, 0]
+    assert bought.weight.tolist() == [0, 1, 1]
+    new = Timelines.of(dataset.events, weight, n_users=1, target=Target.ITEM, repeats=False)
+    assert new.weight.tolist() == [1, 1, 0]
+
+
+def test_a_pass_takes_every_window_once_in_batches_of_the_size_asked() -> None:
+    rng = np.random.default_rng(2)
+    timelines = _timelines([sorted(rng.integers(0, 10**6, n).tolist()) for n in rng.integers(2, 12, 300)])
+    windows = Windows.of(timelines, 20, from_nothing=False)
+    parts = list(windows.batches(batch_size=50, at_most=10**6, rng=np.random.default_rng(0)))
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(windows)))
+    assert max(windows.n_examples[part].sum() for part in parts) < 50 + windows.n_examples.max()
+
+
+def test_a_pass_can_be_cut_short() -> None:
+    timelines = _timelines([[0, 1, 2, 3, 4]] * 100)
+    windows = Windows.of(timelines, 20, from_nothing=False)
+    parts = list(windows.batches(batch_size=40, at_most=100, rng=np.random.default_rng(0)))
+    assert sum(windows.n_examples[part].sum() for part in parts) == pytest.approx(100, abs=4)
