@@ -1,0 +1,179 @@
+"""Columns of an entity table as the codes and numbers that a tower reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys.data.schema import TABLES, Kind
+from recsys.errors import ConfigError, DataError
+from recsys.types import FloatArray, LongArray
+
+#: Contract columns that are no taste: free text, or what changes by the hour.
+_NOT_FEATURES = frozenset({"title", "stock", "cost", "listed_at", "personalised"})
+#: Columns whose ratio matters, not their difference: their logarithm is taken.
+_LOGARITHMIC = frozenset({"price", "cost", "amount"})
+
+
+@dataclass(frozen=True)
+class EncodedTable:
+    """The features of n entities.
+
+    Attributes:
+        codes: (n, categorical columns) int64; 0 is unknown, unseen, rare or missing.
+        numbers: (n, 2 x numeric columns) float32: standardised values, 0 where missing, then one
+            indicator a column of what is missing.
+    """
+
+    codes: LongArray
+    numbers: FloatArray
+
+    @property
+    def some(self) -> bool:
+        """Whether there is any feature at all."""
+        return bool(self.codes.shape[1] + self.numbers.shape[1])
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How a numeric column is standardised: (x - mean) / deviation, of log(1 + x) where `log`."""
+
+    mean: float
+    deviation: float
+    log: bool
+
+
+@dataclass(frozen=True)
+class TableEncoder:
+    """The fitted encoding: it gives a later table, with values never seen, the same columns.
+
+    Attributes:
+        vocabularies: values of each categorical column; the place in the tuple, from 1, is the code.
+        scales: of each numeric column.
+    """
+
+    vocabularies: dict[str, tuple[str, ...]]
+    scales: dict[str, Scale]
+
+    @classmethod
+    def fit(
+        cls, table: pa.Table, columns: tuple[str, ...] | Literal["auto"], *, kind: str, max_categories: int
+    ) -> TableEncoder:
+        """Learn values and scales of a table.
+
+        Args:
+            table: one row an entity.
+            columns: which columns, or `auto`.
+            kind: the table's name in the contract: users, items or streamers.
+            max_categories: the most values that a categorical column keeps, the most frequent first.
+
+        Raises:
+            ConfigError: a named column is absent, or is neither text, flag nor number.
+            DataError: a number is infinite.
+        """
+        names = _auto_columns(table, kind, max_categories) if columns == "auto" else columns
+        vocabularies, scales = {}, {}
+        for name in names:
+            if name not in table.column_names:
+                raise ConfigError(
+                    f"{kind} has no column {name!r} to take as a feature; it has {table.column_names}"
+                )
+            column = table[name]
+            if _is_categorical(column.type):
+                vocabularies[name] = _vocabulary(column, max_categories)
+            elif _is_number(column.type):
+                scales[name] = _scale(column, name, kind)
+            else:
+                raise ConfigError(f"{kind}.{name} is {column.type}: a feature is text, a flag or a number")
+        return cls(vocabularies, scales)
+
+    def encode(self, table: pa.Table, n: int) -> EncodedTable:
+        """Codes and numbers of every row; a column that is absent here is unknown in each.
+
+        Args:
+            table: one row an entity, or no column at all.
+            n: how many entities: a table without columns has no length.
+        """
+        codes = np.zeros((n, len(self.vocabularies)), dtype=np.int64)
+        for place, (name, vocabulary) in enumerate(self.vocabularies.items()):
+            if name in table.column_names:
+                found = pc.index_in(_as_text(table[name]), value_set=pa.array(vocabulary, pa.string()))
+                codes[:, place] = np.asarray(pc.fill_null(found, -1)) + 1
+        numbers = np.zeros((n, 2 * len(self.scales)), dtype=np.float32)
+        for place, (name, scale) in enumerate(self.scales.items()):
+            values = np.full(n, np.nan) if name not in table.column_names else _numbers(table[name])
+            values = np.log1p(np.maximum(values, 0)) if scale.log else values
+            missing = np.isnan(values)
+            numbers[:, place] = np.where(missing, 0.0, (values - scale.mean) / scale.deviation)
+            numbers[:, len(self.scales) + place] = missing
+        return EncodedTable(codes, numbers)
+
+    @property
+    def cardinalities(self) -> tuple[int, ...]:
+        """How many codes each categorical column has, the unknown one included."""
+        return tuple(len(values) + 1 for values in self.vocabularies.values())
+
+
+def _auto_columns(table: pa.Table, kind: str, max_categories: int) -> tuple[str, ...]:
+    """The contract's columns, then text columns of few values: those that say something."""
+    chosen = []
+    for name in table.column_names:
+        contract = TABLES[kind].column(name)
+        if name in _NOT_FEATURES or (contract is not None and contract.kind in (Kind.ID, Kind.TIME)):
+            continue
+        column = table[name]
+        if _is_categorical(column.type):
+            few = contract is not None or pc.count_distinct(column).as_py() <= min(
+                max_categories, len(table) // 2
+            )
+            if few and pc.count_distinct(column).as_py() > 1:
+                chosen.append(name)
+        elif contract is not None and _is_number(column.type) and np.nanstd(_or_zero(column)) > 0:
+            chosen.append(name)
+    return tuple(chosen)
+
+
+def _or_zero(column: pa.ChunkedArray) -> Any:
+    values = _numbers(column)
+    return values if np.isfinite(values).any() else np.zeros(1)
+
+
+def _is_categorical(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.cast(column, pa.string())
+
+
+def _vocabulary(column: pa.ChunkedArray, max_categories: int) -> tuple[str, ...]:
+    counts = pc.value_counts(pc.drop_null(_as_text(column))).to_pylist()
+    ordered = sorted(counts, key=lambda entry: (-entry["counts"], entry["values"]))
+    return tuple(entry["values"] for entry in ordered[:max_categories])
+
+
+def _numbers(column: pa.ChunkedArray) -> Any:
+    """(n,) float64, NaN where missing."""
+    return np.asarray(pc.fill_null(pc.cast(column, pa.float64()), np.nan))
+
+
+def _scale(column: pa.ChunkedArray, name: str, kind: str) -> Scale:
+    values = _numbers(column)
+    if np.isinf(values).any():
+        raise DataError(f"{kind}.{name}: row {int(np.argmax(np.isinf(values)))} is infinite; leave it empty")
+    log = name in _LOGARITHMIC
+    values = np.log1p(np.maximum(values, 0)) if log else values
+    values = values[~np.isnan(values)]
+    if len(values) == 0:
+        return Scale(0.0, 1.0, log)
+    return Scale(float(values.mean()), float(values.std()) or 1.0, log)

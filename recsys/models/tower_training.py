@@ -1,0 +1,364 @@
+"""The training of a two-tower network: steps, validations, early stopping, checkpoints."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys.errors import ModelError
+from recsys.models import losses
+from recsys.models.base import Progress
+from recsys.models.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_optimiser,
+    optimiser_tensors,
+    save_checkpoint,
+)
+from recsys.models.sampling import NegativeSampler
+from recsys.models.tower_validation import Validation
+from recsys.models.towers import TwoTowerNetwork
+from recsys.models.training_examples import Batch, ExampleSource, Windows
+from recsys.models.two_tower_params import TwoTowerParams
+from recsys.types import LongArray
+
+CHECKPOINT = "two_tower.safetensors"
+
+#: Steps after which the losses are looked at: on a GPU a look waits for the device.
+_LOOK_EVERY = 50
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LearningPoint:
+    """How far training was after a step.
+
+    Attributes:
+        step: from 1.
+        loss: mean over the steps since the point before.
+        recall, ndcg: at 20 on the held-out events; None where nothing was held out.
+    """
+
+    step: int
+    loss: float
+    recall: float | None = None
+    ndcg: float | None = None
+
+
+@dataclass
+class _State:
+    """What is neither weight nor optimiser state, and goes into a checkpoint's header."""
+
+    step: int = 0
+    epoch: int = 0
+    step_in_epoch: int = 0
+    loss_sum: float = 0.0
+    loss_steps: int = 0
+    best_step: int = 0
+    best_ndcg: float = -1.0
+    worse: int = 0
+    finished: bool = False
+
+
+class Trainer:
+    """Trains a network in place.
+
+    Every random number of a step follows from the seed and the step, so that a training that was killed goes
+    on as if it had not been.
+
+    Args:
+        network: on its device.
+        source: where the batches come from.
+        windows: of the source.
+        sampler: of negatives; None for the full softmax.
+        params: how to train.
+        seed: of everything drawn.
+        validation: what to stop by; None trains to the end.
+        identity: data, parameters and seed in words; a checkpoint of another identity is not used.
+        checkpoint_dir: where checkpoints go, if anywhere.
+        progress: told of every look at the losses.
+    """
+
+    def __init__(
+        self,
+        network: TwoTowerNetwork,
+        source: ExampleSource,
+        windows: Windows,
+        sampler: NegativeSampler | None,
+        params: TwoTowerParams,
+        *,
+        seed: int,
+        validation: Validation | None,
+        identity: Mapping[str, str],
+        checkpoint_dir: Path | None,
+        progress: Progress | None,
+    ) -> None:
+        self.network = network
+        self.source = source
+        self.windows = windows
+        self.sampler = sampler
+        self.params = params
+        self.seed = seed
+        self.validation = validation
+        self.identity = dict(identity)
+        self.path = None if checkpoint_dir is None else checkpoint_dir / CHECKPOINT
+        self.progress = progress
+        self.curve: list[LearningPoint] = []
+        self._state = _State()
+        self._best: dict[str, Tensor] = {}
+        self._pending: list[Tensor] = []
+        self._optimisers = _optimisers(network, params)
+        self._generator = torch.Generator(device=source.device)
+        self._encode: Callable[..., Tensor] = network.history
+        if params.compile and source.device.type == "cuda":
+            self._encode = torch.compile(network.history, dynamic=True)
+        per_epoch = min(int(windows.n_examples.sum()), params.examples_per_epoch)
+        whole = params.epochs * max(1, round(per_epoch / params.batch_size))
+        self._total = params.steps or min(whole, params.max_steps or whole)
+
+    @property
+    def best_step(self) -> int:
+        """The step whose weights the network has after `run`."""
+        return self._state.best_step if self.validation is not None else self._state.step
+
+    def run(self) -> None:
+        """Train to the end, from the last checkpoint if there is one of this very training.
+
+        It seeds torch's global generators, which the dropouts draw from: fork them around it.
+
+        Raises:
+            ModelError: the loss is no longer finite, or the device has too little memory.
+        """
+        self._resume()
+        self.network.train()
+        for batch in self._batches():
+            self._step(batch)
+            self._after_step()
+            if self._state.finished:
+                break
+        if self._best:
+            self.network.load_state_dict(self._best)
+        self.network.eval()
+
+    def _batches(self) -> Iterator[LongArray]:
+        """Batches from where the state says; the state's epoch moves on with them."""
+        state, params = self._state, self.params
+        while not state.finished:
+            batches = self.windows.batches(
+                batch_size=params.batch_size,
+                at_most=params.examples_per_epoch,
+                rng=np.random.default_rng([self.seed, state.epoch]),
+            )
+            order = list(batches)
+            for place in range(state.step_in_epoch, len(order)):
+                state.step_in_epoch = place + 1
+                if state.step_in_epoch == len(order):
+                    state.epoch, state.step_in_epoch = state.epoch + 1, 0
+                yield order[place]
+
+    def _step(self, windows: LongArray) -> None:
+        state, params = self._state, self.params
+        step_seed = int(np.random.SeedSequence([self.seed, state.step]).generate_state(1)[0])
+        torch.manual_seed(step_seed)
+        self._generator.manual_seed(step_seed)
+        rate = params.learning_rate * min(1.0, (state.step + 1) / max(params.warmup_steps, 1))
+        for optimiser in self._optimisers:
+            optimiser.zero_grad(set_to_none=True)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+        try:
+            loss = self.loss(self.source.batch(windows))
+            loss.backward()  # type: ignore[no-untyped-call]
+            for optimiser in self._optimisers:
+                optimiser.step()
+        except torch.OutOfMemoryError as error:
+            raise self._too_large(windows) from error
+        state.step += 1
+        self._pending.append(loss.detach())
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The weighted mean loss of a batch, a scalar."""
+        network = self.network
+        with torch.autocast(
+            self.source.device.type,
+            dtype=torch.bfloat16,
+            enabled=self.params.bf16 and self.source.device.type == "cuda",
+        ):
+            targets = batch.example_targets
+            if self.sampler is None:
+                vectors = network.target_vectors(torch.arange(network.targets.n, device=targets.device))
+                history = vectors[batch.target_idx]
+                candidates = vectors
+            else:
+                negatives = self.sampler.draw(targets, self._generator)
+                # The target tower runs once for each distinct target of the step.
+                wanted = torch.cat([batch.target_idx.flatten(), negatives.ids, targets])
+                rows, place = torch.unique(wanted, return_inverse=True)
+                vectors = network.target_vectors(rows)
+                n_history = batch.target_idx.numel()
+                history = vectors[place[:n_history].view_as(batch.target_idx)]
+                candidates = vectors[place[n_history : n_history + len(negatives.ids)]]
+                positives = vectors[place[n_history + len(negatives.ids) :]]
+            moments = self._encode(
+                history, batch.behaviour, batch.gap_s, batch.mask, batch.age_s, batch.visible
+            )
+            profiles = network.users(batch.user_idx)
+            users = network.finish(moments[batch.row, batch.slot] + profiles[batch.row])
+            scores = network.scores(users, candidates)
+            if self.sampler is None:
+                each = losses.full_softmax(scores, targets)
+            else:
+                hits = losses.accidental_hits(targets, negatives.ids)
+                # A user's other events are no negatives drawn by popularity: they are that user's taste.
+                same_window = batch.row[:, None] == batch.row[None, : negatives.n_in_batch]
+                hits[:, : negatives.n_in_batch] |= same_window
+                positive = (users * positives).sum(dim=-1).float() / network.temperature
+                each = losses.sampled_softmax(positive, scores, negatives.log_expected, hits)
+            return losses.weighted_mean(each, batch.weight)
+
+    def _after_step(self) -> None:
+        state, params = self._state, self.params
+        done = state.step >= self._total
+        evaluates = (
+            state.step_in_epoch == 0
+            if params.evaluate_every is None
+            else state.step % params.evaluate_every == 0
+        )
+        checkpoints = self.path is not None and state.step % params.checkpoint_every == 0
+        if done or evaluates or checkpoints or state.step % _LOOK_EVERY == 0:
+            self._look()
+        if done or evaluates:
+            self._evaluate()
+        state.finished = state.finished or done
+        if checkpoints or state.finished:
+            self._save()
+
+    def _look(self) -> None:
+        """Read the losses since the last look; stop at the first that is not finite."""
+        state = self._state
+        values = torch.stack(self._pending).tolist()
+        for place, value in enumerate(values):
+            if not np.isfinite(value):
+                step = state.step - len(values) + place + 1
+                kept = f"; the checkpoint before it is kept in {self.path}" if self.path else ""
+                raise ModelError(
+                    f"training diverged: the loss of step {step} is {value} at learning_rate="
+                    f"{self.params.learning_rate}; lower it{kept}"
+                )
+        self._pending.clear()
+        state.loss_sum += sum(values)
+        state.loss_steps += len(values)
+        if self.progress is not None:
+            self.progress(state.step, self._total, f"loss {values[-1]:.4f}")
+
+    def _evaluate(self) -> None:
+        """Add a point to the learning curve; remember the weights if they are the best so far."""
+        state = self._state
+        point = LearningPoint(state.step, state.loss_sum / state.loss_steps)
+        state.loss_sum, state.loss_steps = 0.0, 0
+        if self.validation is not None:
+            recall, ndcg = self.validation.measure(self.network)
+            self.network.train()
+            point = replace(point, recall=recall, ndcg=ndcg)
+            if ndcg > state.best_ndcg:
+                state.best_ndcg, state.best_step, state.worse = ndcg, state.step, 0
+                self._best = {
+                    name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()
+                }
+            else:
+                state.worse += 1
+            state.finished = state.worse >= self.params.patience
+        self.curve.append(point)
+
+    def _save(self) -> None:
+        if self.path is None:
+            return
+        weights = self.network.state_dict()
+        for name, tensor in weights.items():
+            if not torch.isfinite(tensor).all():
+                raise ModelError(
+                    f"training diverged: {name} is not finite after step {self._state.step} at learning_rate="
+                    f"{self.params.learning_rate}; lower it. The checkpoint before it is kept in {self.path}"
+                )
+        tensors = {f"network.{name}": tensor for name, tensor in weights.items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self._best.items()}
+        for n, optimiser in enumerate(self._optimisers):
+            tensors |= optimiser_tensors(optimiser, f"optimiser{n}")
+        state = {
+            "identity": self.identity,
+            "training": asdict(self._state),
+            "curve": [asdict(point) for point in self.curve],
+        }
+        save_checkpoint(self.path, Checkpoint(tensors, state))
+
+    def _resume(self) -> None:
+        found = None if self.path is None else load_checkpoint(self.path)
+        if found is None:
+            return
+        if found.state["identity"] != self.identity:
+            differs = [key for key in self.identity if found.state["identity"].get(key) != self.identity[key]]
+            _log.warning(
+                "%s is of another training (%s differ): starting anew", self.path, ", ".join(differs)
+            )
+            return
+        self.network.load_state_dict(_under(found.tensors, "network."))
+        self._best = {
+            name: tensor.to(self.source.device) for name, tensor in _under(found.tensors, "best.").items()
+        }
+        for n, optimiser in enumerate(self._optimisers):
+            load_optimiser(optimiser, found.tensors, f"optimiser{n}")
+        self._state = _State(**found.state["training"])
+        self.curve = [LearningPoint(**point) for point in found.state["curve"]]
+        _log.info("%s: going on from step %d", self.path, self._state.step)
+
+    def _too_large(self, windows: LongArray) -> ModelError:
+        """The error for a batch that the device has no memory for: it names one that fits, found by trial."""
+        n = len(windows)
+        while n > 1:
+            n //= 2
+            for optimiser in self._optimisers:
+                optimiser.zero_grad(set_to_none=True)
+            if self.source.device.type == "cuda":
+                torch.cuda.empty_cache()
+            try:
+                self.loss(self.source.batch(windows[:n])).backward()  # type: ignore[no-untyped-call]
+            except torch.OutOfMemoryError:
+                continue
+            fits = int(self.windows.n_examples[windows[:n]].sum())
+            return ModelError(
+                f"the device has too little memory for batch_size={self.params.batch_size}: {fits} would fit"
+            )
+        return ModelError(
+            f"the device has too little memory for batch_size={self.params.batch_size}, and for a single "
+            f"window too: lower history_length, dim or uniform_negatives"
+        )
+
+
+def _optimisers(network: TwoTowerNetwork, params: TwoTowerParams) -> list[torch.optim.Optimizer]:
+    """Adam for everything; the lazy Adam, which touches the batch's rows alone, for sparse tables."""
+    sparse = [
+        tower.ids.weight
+        for tower in (network.users, network.targets)
+        if tower.ids is not None and tower.ids.sparse
+    ]
+    of_tables = {id(weight) for weight in sparse}
+    dense = [
+        weight for weight in network.parameters() if id(weight) not in of_tables and weight.requires_grad
+    ]
+    optimisers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(dense, lr=params.learning_rate, weight_decay=params.weight_decay, fused=True)
+    ]
+    if sparse:
+        optimisers.append(torch.optim.SparseAdam(sparse, lr=params.learning_rate))
+    return optimisers
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

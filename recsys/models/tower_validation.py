@@ -1,0 +1,131 @@
+"""What a training stops by: how well held-out events are predicted from what came before them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from recsys.data.histories import HistoryBatch
+from recsys.models.base import top_k
+from recsys.models.towers import QueryTower, TwoTowerNetwork
+from recsys.types import FloatArray, IntArray, LongArray
+
+#: Users or targets that go through a tower at once.
+ROWS_AT_ONCE = 4_096
+_TOP = 20
+_SECOND_US = 1_000_000
+
+
+@torch.no_grad()
+def encode_targets(network: TwoTowerNetwork) -> FloatArray:
+    """Vectors of all targets, (targets, d) float32. The network is in evaluation mode afterwards."""
+    network.eval()
+    rows = torch.arange(network.targets.n, device=network.log_temperature.device)
+    parts = [network.target_vectors(part).cpu() for part in torch.split(rows, ROWS_AT_ONCE)]
+    return torch.cat(parts).numpy()
+
+
+@torch.no_grad()
+def encode_profiles(network: TwoTowerNetwork, users: IntArray) -> FloatArray:
+    """What is known of users apart from their histories, (B, d) float32."""
+    network.eval()
+    rows = torch.from_numpy(users.astype(np.int64)).to(network.log_temperature.device)
+    parts = [network.users(part).cpu() for part in torch.split(rows, ROWS_AT_ONCE)]
+    return torch.cat(parts).numpy()
+
+
+@torch.no_grad()
+def encode_users(
+    network: TwoTowerNetwork,
+    histories: HistoryBatch,
+    *,
+    now_us: int | LongArray,
+    target_vectors: FloatArray,
+    profiles: FloatArray,
+) -> FloatArray:
+    """Vectors of users at a moment, (B, d) float32.
+
+    Args:
+        network: the fitted towers.
+        histories: of B users, all before `now_us`.
+        now_us: the moment, or (B,) one for each user; microseconds since the epoch.
+        target_vectors: (targets, d).
+        profiles: (B, d).
+    """
+    network.eval()
+    tower = QueryTower(network)
+    age_us = np.reshape(now_us, (-1, 1)) - histories.timestamp_us
+    age_s = np.where(histories.mask, age_us / _SECOND_US, 0).astype(np.float32)
+
+    def put(values: np.ndarray[Any, Any]) -> Tensor:
+        return torch.from_numpy(values).to(network.log_temperature.device)
+
+    parts = []
+    for begin in range(0, len(profiles), ROWS_AT_ONCE):
+        rows = slice(begin, begin + ROWS_AT_ONCE)
+        vectors = tower(
+            put(target_vectors[histories.target_idx[rows]]),
+            put(histories.behaviour[rows].astype(np.int64)),
+            put(age_s[rows]),
+            put(histories.mask[rows]),
+            put(profiles[rows]),
+        )
+        parts.append(vectors.cpu().numpy())
+    return np.concatenate(parts) if parts else np.zeros((0, target_vectors.shape[1]), np.float32)
+
+
+class Validation:
+    """Recall@20 and NDCG@20 of a sample of users on the targets that they turned to after a moment.
+
+    Args:
+        users: (B,) int32.
+        histories: of these users, before the moment.
+        now_us: the moment.
+        wanted: (B, targets) CSR of ones, what each turned to after it; no row is empty.
+        seen: (B, targets) CSR of what is not to be predicted again; None leaves everything in.
+    """
+
+    def __init__(
+        self,
+        *,
+        users: IntArray,
+        histories: HistoryBatch,
+        now_us: int,
+        wanted: sparse.csr_matrix,
+        seen: sparse.csr_matrix | None,
+    ) -> None:
+        self.users = users
+        self.histories = histories
+        self.now_us = now_us
+        self.wanted = wanted
+        self.seen = seen
+        discount = 1.0 / np.log2(np.arange(_TOP) + 2.0)
+        n_wanted = np.diff(wanted.indptr)
+        self._discount = discount
+        self._n_wanted = n_wanted
+        self._ideal = np.cumsum(discount)[np.minimum(n_wanted, _TOP) - 1]
+
+    def measure(self, network: TwoTowerNetwork) -> tuple[float, float]:
+        """Mean recall@20 and NDCG@20 over the users."""
+        targets = encode_targets(network)
+        users = encode_users(
+            network,
+            self.histories,
+            now_us=self.now_us,
+            target_vectors=targets,
+            profiles=encode_profiles(network, self.users),
+        )
+        recall, ndcg = 0.0, 0.0
+        for begin in range(0, len(users), ROWS_AT_ONCE // 8):
+            rows = slice(begin, begin + ROWS_AT_ONCE // 8)
+            seen = None if self.seen is None else self.seen[rows]
+            best = top_k(users[rows] @ targets.T, k=min(_TOP, len(targets)), exclude=seen)
+            wanted = sparse.csr_matrix(self.wanted[rows]).toarray()
+            hits = np.take_along_axis(wanted, best.ids, axis=1)
+            recall += float((hits.sum(axis=1) / self._n_wanted[rows]).sum())
+            ndcg += float(((hits @ self._discount[: hits.shape[1]]) / self._ideal[rows]).sum())
+        return recall / len(users), ndcg / len(users)

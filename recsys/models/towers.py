@@ -1,0 +1,203 @@
+"""The two towers: one vector for what a user wants, one for every target, in the same space."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recsys.models.history_encoder import HistoryEncoder
+from recsys.models.tower_features import EncodedTable
+from recsys.types import FloatArray
+
+#: The sharpest softmax that training may come to: below it, rounding decides.
+_LOWEST_TEMPERATURE = 0.01
+
+
+class EntityTower(nn.Module):
+    """A user or a target by id and by content: the vector is the sum of both.
+
+    Args:
+        n: how many entities.
+        dim: d.
+        features: their categorical and numeric features; codes of an entity are embedded and summed.
+        cardinalities: how many codes each categorical column has.
+        given: (n, e) vectors that somebody else made of them, of an image or a text, say.
+        id_embedding: whether an entity has a vector of its own.
+        id_dropout: share of rows that do without it in training, where there is content to stand in.
+        id_scale: deviation of the ids' vectors at the start.
+        sparse: whether the ids' gradient holds only the rows of the batch.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        dim: int,
+        *,
+        features: EncodedTable,
+        cardinalities: tuple[int, ...],
+        given: FloatArray | None = None,
+        id_embedding: bool,
+        id_dropout: float,
+        id_scale: float,
+        sparse: bool,
+    ) -> None:
+        super().__init__()
+        self.n = n
+        self.dim = dim
+        self.id_dropout = id_dropout
+        self.ids = nn.Embedding(n, dim, sparse=sparse) if id_embedding else None
+        if self.ids is not None:
+            nn.init.normal_(self.ids.weight, std=id_scale)
+        self.has_content = features.some or given is not None
+        # One table for all columns: column c's codes begin at offset c.
+        offsets = np.cumsum((0, *cardinalities))
+        self.categories = nn.Embedding(int(offsets[-1]), dim) if cardinalities else None
+        n_numbers = features.numbers.shape[1]
+        self.numeric = nn.Linear(n_numbers, dim, bias=False) if n_numbers else None
+        self.given = nn.Linear(given.shape[1], dim, bias=False) if given is not None else None
+        self.mix = nn.Sequential(
+            nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
+        )
+        if self.categories is not None:
+            nn.init.normal_(self.categories.weight, std=id_scale)
+        self.id_known: Tensor
+        self.codes: Tensor
+        self.numbers: Tensor
+        self.given_vectors: Tensor
+        self.offsets: Tensor
+        self._hold("id_known", torch.ones(n))
+        self._hold("offsets", torch.from_numpy(offsets[:-1].astype(np.int64)))
+        self._hold("codes", torch.from_numpy(features.codes))
+        self._hold("numbers", torch.from_numpy(features.numbers))
+        self._hold(
+            "given_vectors", torch.from_numpy(np.zeros((n, 0), np.float32) if given is None else given)
+        )
+
+    def _hold(self, name: str, values: Tensor) -> None:
+        """Keep data beside the weights, on their device, but out of the checkpoint."""
+        self.register_buffer(name, values, persistent=False)
+
+    def learn_ids_of(self, rows: Tensor) -> None:
+        """Only these entities are trained: any other is placed by its content alone.
+
+        Args:
+            rows: (m,) int64 indices.
+        """
+        self.id_known.zero_()
+        self.id_known[rows] = 1.0
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """(m,) int64 entity indices -> (m, d)."""
+        vectors = self.content(self.codes[rows], self.numbers[rows], self.given_vectors[rows])
+        if self.ids is None:
+            return vectors
+        own: Tensor = self.ids(rows)
+        if self.training and self.id_dropout:
+            own = own * (torch.rand(len(rows), 1, device=own.device) >= self.id_dropout)
+        elif not self.training:
+            own = own * self.id_known[rows].unsqueeze(-1)
+        return vectors + own
+
+    def content(self, codes: Tensor, numbers: Tensor, given: Tensor) -> Tensor:
+        """Vectors (m, d) by content alone; zero where there is none.
+
+        Args:
+            codes: (m, categorical columns) int64.
+            numbers: (m, 2 x numeric columns) float32.
+            given: (m, e) float32.
+        """
+        vectors = torch.zeros(len(codes), self.dim, device=codes.device)
+        if not self.has_content:
+            return vectors
+        if self.categories is not None:
+            vectors = vectors + self.categories(codes + self.offsets).sum(dim=1)
+        if self.numeric is not None:
+            vectors = vectors + self.numeric(numbers)
+        if self.given is not None:
+            vectors = vectors + self.given(given)
+        mixed: Tensor = vectors + self.mix(vectors)
+        return mixed
+
+
+class TwoTowerNetwork(nn.Module):
+    """User tower = history encoder + profile (id and features); target tower = id + content.
+
+    Args:
+        users, targets: the entity towers.
+        history: reads target vectors.
+        normalise: whether vectors have length 1.
+        temperature: what scores are divided by.
+        learn_temperature: whether it is a weight.
+    """
+
+    def __init__(
+        self,
+        *,
+        users: EntityTower,
+        targets: EntityTower,
+        history: HistoryEncoder,
+        normalise: bool,
+        temperature: float,
+        learn_temperature: bool,
+    ) -> None:
+        super().__init__()
+        self.users = users
+        self.targets = targets
+        self.history = history
+        self.normalise = normalise
+        self.log_temperature = nn.Parameter(
+            torch.tensor(math.log(temperature)), requires_grad=learn_temperature
+        )
+
+    def target_vectors(self, rows: Tensor) -> Tensor:
+        """(m,) int64 target indices -> (m, d)."""
+        return self.finish(self.targets(rows))
+
+    def finish(self, vectors: Tensor) -> Tensor:
+        """Vectors (..., d) as they are compared: of length 1 where asked. Zero stays zero."""
+        return functional.normalize(vectors, dim=-1) if self.normalise else vectors
+
+    def scores(self, users: Tensor, targets: Tensor) -> Tensor:
+        """(B, d) x (N, d) -> (B, N) float32, over the temperature."""
+        return (users @ targets.T).float() / self.temperature
+
+    @property
+    def temperature(self) -> Tensor:
+        """What scores are divided by in the loss."""
+        return self.log_temperature.exp().clamp(min=_LOWEST_TEMPERATURE)
+
+
+class QueryTower(nn.Module):
+    """The part of the user tower that serving runs: a history and a profile -> the user's vector.
+
+    Args:
+        network: whose history encoder and normalisation it shares.
+    """
+
+    def __init__(self, network: TwoTowerNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, history: Tensor, behaviour: Tensor, age_s: Tensor, mask: Tensor, profile: Tensor
+    ) -> Tensor:
+        """User vectors (B, d).
+
+        Args:
+            history: (B, L, d) target vectors of the last L events, the newest last.
+            behaviour: (B, L) int64 behaviour codes.
+            age_s: (B, L) float32 seconds since each event.
+            mask: (B, L) bool, whether the place holds an event.
+            profile: (B, d) of the user's id and features; zero for an unknown user.
+        """
+        # The gap before an event is the difference of two ages; the first event has none before it.
+        gap_s = torch.cat([torch.zeros_like(age_s[:, :1]), age_s[:, :-1] - age_s[:, 1:]], dim=1)
+        before = torch.cat([torch.zeros_like(mask[:, :1]), mask[:, :-1]], dim=1)
+        wanted = self.network.history(
+            history, behaviour, gap_s * (before & mask), mask, age_s.unsqueeze(1), mask.unsqueeze(1)
+        )
+        return self.network.finish(wanted.squeeze(1) + profile)

@@ -1,0 +1,358 @@
+"""The two-tower model: users by their history, id and features; targets by their id and content.
+
+Covington et al., "Deep Neural Networks for YouTube Recommendations", 2016, in its sequential form: every
+event is predicted from those strictly before it by a softmax over targets, sampled or full.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from scipy import sparse
+
+from recsys.data.behaviours import DAY_US, BehaviourWeights
+from recsys.data.dataset import Dataset
+from recsys.data.histories import HistoryBatch
+from recsys.errors import ModelError
+from recsys.models.base import Progress, VectorModel
+from recsys.models.history_encoder import HistoryEncoder
+from recsys.models.onnx_export import query_tower_onnx
+from recsys.models.sampling import NegativeSampler
+from recsys.models.tower_features import EncodedTable, TableEncoder
+from recsys.models.tower_training import LearningPoint, Trainer
+from recsys.models.tower_validation import (
+    ROWS_AT_ONCE,
+    Validation,
+    encode_profiles,
+    encode_targets,
+    encode_users,
+)
+from recsys.models.towers import EntityTower, TwoTowerNetwork
+from recsys.models.training_examples import HISTORY_BEHAVIOURS, ExampleSource, Timelines, Windows
+from recsys.models.two_tower_params import TwoTowerParams
+from recsys.types import FloatArray, IntArray, LongArray, Target
+
+__all__ = ["LearningPoint", "TwoTower", "TwoTowerParams"]
+
+_log = logging.getLogger(__name__)
+
+
+class TwoTower(VectorModel):
+    """Vectors of users and targets whose inner product says how well they suit each other.
+
+    Args:
+        params: of the towers and their training.
+        target: what it recommends.
+        weights: how much each event counts in the loss.
+        device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1` ...
+        seed: of everything random; on a CPU the same seed gives the same vectors.
+        checkpoint_dir: where a training keeps its last checkpoint, and goes on from after it was killed.
+        given: (targets, e) float32 vectors of content made elsewhere, in index order; more rows are cut off.
+
+    Attributes:
+        user_profiles: (users, d) float32, what is known of users apart from their histories: the query
+            tower's `profile`.
+        learning_curve: loss and validation by step.
+        best_step: the step whose weights were kept: `steps` for a fit that holds nothing out.
+    """
+
+    name: ClassVar[str] = "two_tower"
+
+    user_profiles: FloatArray
+    learning_curve: tuple[LearningPoint, ...]
+    best_step: int
+
+    def __init__(
+        self,
+        params: TwoTowerParams = TwoTowerParams(),
+        *,
+        target: Target = Target.ITEM,
+        weights: BehaviourWeights = BehaviourWeights(),
+        device: str = "auto",
+        seed: int = 0,
+        checkpoint_dir: Path | None = None,
+        given: FloatArray | None = None,
+    ) -> None:
+        super().__init__(target=target)
+        self.params = params
+        self.weights = weights
+        self.device = _device(device)
+        self.seed = seed
+        self.checkpoint_dir = checkpoint_dir
+        self.given = given
+        self._network: TwoTowerNetwork | None = None
+        self._target_encoder = TableEncoder({}, {})
+
+    @property
+    def network(self) -> TwoTowerNetwork:
+        """The fitted towers, in evaluation mode.
+
+        Raises:
+            ModelError: not fitted.
+        """
+        if self._network is None:
+            raise ModelError(f"{self.name} is not fitted: call fit(dataset) first")
+        return self._network
+
+    def encode_histories(
+        self, histories: HistoryBatch, *, now_us: int | LongArray, users: IntArray | None = None
+    ) -> FloatArray:
+        """Vectors of users by what they did so far, (B, d) float32; zero where nothing is known.
+
+        Args:
+            histories: of B users, known or not; at most `history_length` events each are read.
+            now_us: the moment, or (B,) one for each user; microseconds since the epoch.
+            users: (B,) int32 indices of known users, whose id and features count too; -1 for an unknown one.
+        """
+        network = self.network
+        length = self.params.history_length
+        histories = HistoryBatch(
+            *(
+                getattr(histories, name)[:, -length:]
+                for name in ("target_idx", "behaviour", "timestamp_us", "mask")
+            )
+        )
+        profiles = np.zeros((len(histories.mask), self.params.dim), dtype=np.float32)
+        if users is not None:
+            profiles[users >= 0] = self.user_profiles[users[users >= 0]]
+        return encode_users(
+            network, histories, now_us=now_us, target_vectors=self.target_vectors, profiles=profiles
+        )
+
+    def encode_new_targets(self, table: pa.Table, *, given: FloatArray | None = None) -> FloatArray:
+        """Vectors of targets that the fit has not seen, by their content, (n, d) float32.
+
+        Args:
+            table: one row a target, with the feature columns of the fit; values never seen are unknown.
+            given: (n, e) their given vectors, if the fit had such.
+        """
+        network = self.network
+        encoded = self._target_encoder.encode(table, len(table))
+        vectors = np.zeros((len(table), 0), np.float32) if given is None else given
+        with torch.no_grad():
+            content = network.targets.content(
+                *(
+                    torch.from_numpy(values).to(self.device)
+                    for values in (encoded.codes, encoded.numbers, vectors)
+                )
+            )
+            return network.finish(content).cpu().numpy()
+
+    def query_tower_onnx(self) -> bytes:
+        """The query tower for serving; see `recsys.models.onnx_export`."""
+        return query_tower_onnx(self.network, length=self.params.history_length)
+
+    def _fit(self, dataset: Dataset, progress: Progress | None) -> None:
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(self.seed)
+            self._learn(dataset, progress)
+        self._encode_all(dataset)
+
+    def _learn(self, dataset: Dataset, progress: Progress | None) -> None:
+        network = self._build(dataset)
+        validation, train = self._hold_out(dataset)
+        timelines = self._timelines(train, len(dataset.users))
+        windows = Windows.of(timelines, self.params.history_length, from_nothing=network.users.has_content)
+        network.targets.learn_ids_of(torch.from_numpy(np.unique(timelines.target_idx).astype(np.int64)))
+        network.users.learn_ids_of(torch.from_numpy(np.unique(windows.user_idx)))
+        self.learning_curve, self.best_step = (), 0
+        if len(windows):
+            self._train(network, timelines, windows, validation, dataset, progress)
+        else:
+            _log.warning("no event has another of its user before it: the towers stay untrained")
+        self._network = network.eval()
+
+    def _scores(self, users: IntArray) -> FloatArray:
+        scores = super()._scores(users)
+        scores[:, ~self.target_vectors.any(axis=1)] = -np.inf  # neither trained nor with any content
+        return scores
+
+    def _build(self, dataset: Dataset) -> TwoTowerNetwork:
+        params = self.params
+        kind = "items" if self.target is Target.ITEM else "streamers"
+        targets = dataset.entities(self.target).table
+        self._target_encoder = TableEncoder.fit(
+            targets, params.target_features, kind=kind, max_categories=params.max_categories
+        )
+        user_encoder = TableEncoder.fit(
+            dataset.users.table, params.user_features, kind="users", max_categories=params.max_categories
+        )
+
+        def tower(n: int, encoder: TableEncoder, features: EncodedTable, **options: object) -> EntityTower:
+            sparse_ids = n * params.dim >= params.sparse_from if params.sparse_tables == "auto" else None
+            return EntityTower(
+                n,
+                params.dim,
+                features=features,
+                cardinalities=encoder.cardinalities,
+                sparse=bool(params.sparse_tables if sparse_ids is None else sparse_ids),
+                **options,  # type: ignore[arg-type]
+            )
+
+        given = None if self.given is None else self._checked_given(self.n_targets)
+        target_features = self._target_encoder.encode(targets, self.n_targets)
+        has_content = target_features.some or given is not None
+        return TwoTowerNetwork(
+            users=tower(
+                self.n_users,
+                user_encoder,
+                user_encoder.encode(dataset.users.table, self.n_users),
+                id_embedding=params.user_id_embedding,
+                id_dropout=params.user_id_dropout,
+                id_scale=0.01,
+            ),
+            targets=tower(
+                self.n_targets,
+                self._target_encoder,
+                target_features,
+                given=given,
+                id_embedding=True,
+                id_dropout=params.target_id_dropout if has_content else 0.0,
+                id_scale=params.dim**-0.5,
+            ),
+            history=HistoryEncoder(
+                dim=params.dim,
+                heads=params.heads,
+                layers=params.layers,
+                length=params.history_length,
+                dropout=params.dropout,
+            ),
+            normalise=params.normalise,
+            temperature=params.temperature,
+            learn_temperature=params.learn_temperature,
+        ).to(self.device)
+
+    def _checked_given(self, n_targets: int) -> FloatArray:
+        given = np.asarray(self.given, dtype=np.float32)
+        if given.ndim != 2 or len(given) < n_targets:
+            raise ModelError(f"given vectors have shape {given.shape}; {n_targets} targets need a row each")
+        if not np.isfinite(given).all():
+            row = int(np.argmin(np.isfinite(given).all(axis=1)))
+            raise ModelError(f"given vectors: row {row} is not finite; put zeros where there is no vector")
+        return given[:n_targets]
+
+    def _timelines(self, dataset: Dataset, n_users: int) -> Timelines:
+        return Timelines.of(
+            dataset.events,
+            self.weights.of(dataset.events, dataset.as_of_us),
+            n_users=n_users,
+            target=self.target,
+            predicted=self.params.target_behaviours,
+            repeats=self.params.repeats,
+        )
+
+    def _hold_out(self, dataset: Dataset) -> tuple[Validation | None, Dataset]:
+        """The validation and what is left to train on; everything, where nothing can or shall be held out."""
+        params, events = self.params, dataset.events
+        if params.steps is not None:
+            return None, dataset
+        if params.validation_days is not None:
+            cut_us = dataset.as_of_us - int(params.validation_days * DAY_US)
+        else:
+            cut_us = int(events.timestamp_us[int(len(events) * (1 - params.validation_share))])
+        if cut_us <= events.timestamp_us[0]:
+            _log.warning("all events are of the validation window: training without one")
+            return None, dataset
+        before = dataset.until(cut_us)
+        after = events.where(slice(len(before.events), None))
+        weight = self.weights.of(after, dataset.as_of_us)
+        index = after.target_idx(self.target)
+        wanted = (index >= 0) & (weight > 0)
+        if params.target_behaviours is not None:
+            wanted &= after.is_any(params.target_behaviours)
+        shape = (self.n_users, self.n_targets)
+        pairs = _ones(after.user_idx[wanted], index[wanted], shape)
+        seen = None
+        if not params.repeats:
+            done = before.done(self.target, HISTORY_BEHAVIOURS).tocoo()
+            seen = _ones(done.row, done.col, shape)
+            pairs = pairs - pairs.multiply(seen)
+            pairs.eliminate_zeros()
+        histories = before.histories(self.target, HISTORY_BEHAVIOURS)
+        known = np.diff(histories.indptr) > 0
+        users = np.flatnonzero((np.diff(pairs.indptr) > 0)[: len(known)] & known).astype(np.int32)
+        if len(users) == 0:
+            _log.warning("no user of the validation window was there before it: training without one")
+            return None, dataset
+        rng = np.random.default_rng(self.seed)
+        users = np.sort(rng.permutation(users)[: params.validation_users])
+        validation = Validation(
+            users=users,
+            histories=histories.last(users, params.history_length),
+            now_us=cut_us,
+            wanted=pairs[users],
+            seen=None if seen is None else seen[users],
+        )
+        return validation, before
+
+    def _train(
+        self,
+        network: TwoTowerNetwork,
+        timelines: Timelines,
+        windows: Windows,
+        validation: Validation | None,
+        dataset: Dataset,
+        progress: Progress | None,
+    ) -> None:
+        params = self.params
+        counts = np.bincount(timelines.target_idx[timelines.weight > 0], minlength=self.n_targets)
+        full = params.loss == "full" or (
+            params.loss == "auto" and self.n_targets <= params.full_softmax_up_to
+        )
+        sampler = NegativeSampler(
+            torch.from_numpy(counts).to(self.device),
+            in_batch=params.in_batch_negatives,
+            n_uniform=params.uniform_negatives,
+            log_q=params.log_q,
+        )
+        trainer = Trainer(
+            network,
+            ExampleSource(timelines, windows, self.device),
+            windows,
+            None if full else sampler,
+            params,
+            seed=self.seed,
+            validation=validation,
+            identity={
+                "data": f"{dataset.fingerprint} as of {dataset.as_of_us}",
+                "target": self.target.value,
+                "params": params.model_dump_json(),
+                "weights": self.weights.model_dump_json(),
+                "seed": str(self.seed),
+            },
+            checkpoint_dir=self.checkpoint_dir,
+            progress=progress,
+        )
+        trainer.run()
+        self.learning_curve, self.best_step = tuple(trainer.curve), trainer.best_step
+
+    def _encode_all(self, dataset: Dataset) -> None:
+        """Vectors of every target and user, as of the Dataset's moment."""
+        network = self.network
+        self.target_vectors = encode_targets(network)
+        self.user_profiles = encode_profiles(network, np.arange(self.n_users, dtype=np.int32))
+        histories = dataset.histories(self.target, HISTORY_BEHAVIOURS)
+        self.user_vectors = np.zeros_like(self.user_profiles)
+        for begin in range(0, self.n_users, ROWS_AT_ONCE):
+            users = np.arange(begin, min(begin + ROWS_AT_ONCE, self.n_users), dtype=np.int32)
+            self.user_vectors[users] = self.encode_histories(
+                histories.last(users, self.params.history_length), now_us=dataset.as_of_us, users=users
+            )
+
+
+def _ones(rows: IntArray, columns: IntArray, shape: tuple[int, int]) -> sparse.csr_matrix:
+    matrix = sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape=shape)
+    matrix.sum_duplicates()
+    matrix.data[:] = 1.0
+    return matrix
+
+
+def _device(device: str | Literal["auto"]) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)

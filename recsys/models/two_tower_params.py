@@ -1,0 +1,108 @@
+"""Parameters of the two-tower model and their defaults."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from recsys.types import Behaviour, Params
+
+#: Columns of an entity table by name, or those that suit any log.
+FeatureColumns = tuple[str, ...] | Literal["auto"]
+
+
+class TwoTowerParams(Params):
+    """What the towers look like, what they are asked to predict, and for how long.
+
+    Attributes:
+        dim: d, width of the user and target vectors.
+        history_length: L, the most past events that the user tower reads.
+        heads: attention heads; they divide `dim`.
+        layers: causal transformer layers over the history before it is pooled; 0 pools the events alone.
+        dropout: share of history values dropped in training.
+        user_id_embedding: whether a known user also has a vector of their own.
+        user_id_dropout: share of training examples that do without it, so that an unknown user works.
+        target_id_dropout: share of targets placed by content alone, so that a new one works. It applies only
+            where there is content.
+        user_features, target_features: columns of the users' and the targets' tables. `auto` takes the
+            contract's columns and every other text column of few values.
+        max_categories: the most values of a column that get a place of their own; rarer ones share one.
+        normalise: whether vectors have length 1, so that a score is a cosine over the temperature.
+        temperature: what scores are divided by in the loss; its start if `learn_temperature`.
+        learn_temperature: whether the temperature is trained.
+        loss: softmax over all targets (`full`), over sampled ones (`sampled`), or `auto`: full up to
+            `full_softmax_up_to` targets.
+        full_softmax_up_to: the largest catalogue for which `auto` takes the full softmax.
+        in_batch_negatives: whether the other users' targets of a batch are negatives.
+        uniform_negatives: how many targets drawn evenly from the catalogue every batch shares.
+        log_q: whether each negative is corrected by the chance that its sampler had of drawing it.
+        target_behaviours: what is predicted; None is every behaviour that has a weight.
+        repeats: whether a target that the user already had is predicted again.
+        batch_size: about how many training examples make a step.
+        learning_rate: of Adam, after `warmup_steps` of linear rise.
+        weight_decay: decoupled, on everything but sparse tables.
+        sparse_tables: whether id tables are updated only at the rows of the batch; `auto` from
+            `sparse_from` numbers a table.
+        epochs: the most passes over the examples.
+        examples_per_epoch: the most examples a pass takes, drawn anew for each.
+        max_steps: the most steps, whatever `epochs` says.
+        steps: train exactly so many, on all events: how a fit of known `best_step` is repeated without
+            holding anything out.
+        validation_days: the last days of the log held out to stop by; None takes `validation_share` instead.
+        validation_share: the last share of events held out.
+        validation_users: the most users that a validation ranks for.
+        evaluate_every: steps between validations; None is once an epoch.
+        patience: validations without a better NDCG@20 after which training stops.
+        checkpoint_every: steps between checkpoints, where there is a folder for them.
+        bf16: whether a GPU multiplies in bfloat16; tables and vectors stay float32.
+        compile: whether a GPU runs the history encoder through torch.compile.
+    """
+
+    dim: int = Field(default=64, ge=1)
+    history_length: int = Field(default=50, ge=1)
+    heads: int = Field(default=2, ge=1)
+    layers: int = Field(default=0, ge=0)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    user_id_embedding: bool = True
+    user_id_dropout: float = Field(default=0.5, ge=0, le=1)
+    target_id_dropout: float = Field(default=0.1, ge=0, le=1)
+    user_features: FeatureColumns = "auto"
+    target_features: FeatureColumns = "auto"
+    max_categories: int = Field(default=10_000, ge=1)
+    normalise: bool = True
+    temperature: float = Field(default=0.07, gt=0)
+    learn_temperature: bool = True
+    loss: Literal["auto", "sampled", "full"] = "auto"
+    full_softmax_up_to: int = Field(default=4_096, ge=1)
+    in_batch_negatives: bool = True
+    uniform_negatives: int = Field(default=1_024, ge=0)
+    log_q: bool = True
+    target_behaviours: tuple[Behaviour, ...] | None = None
+    repeats: bool = True
+    batch_size: int = Field(default=1_024, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup_steps: int = Field(default=100, ge=0)
+    sparse_tables: bool | Literal["auto"] = "auto"
+    sparse_from: int = Field(default=32_000_000, ge=1)
+    epochs: int = Field(default=20, ge=1)
+    examples_per_epoch: int = Field(default=1_000_000, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    steps: int | None = Field(default=None, ge=1)
+    validation_days: float | None = Field(default=None, gt=0)
+    validation_share: float = Field(default=0.1, gt=0, lt=1)
+    validation_users: int = Field(default=2_000, ge=1)
+    evaluate_every: int | None = Field(default=None, ge=1)
+    patience: int = Field(default=2, ge=1)
+    checkpoint_every: int = Field(default=500, ge=1)
+    bf16: bool = True
+    compile: bool = False
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.dim % self.heads:
+            raise ValueError(f"heads={self.heads} does not divide dim={self.dim}")
+        if not self.in_batch_negatives and not self.uniform_negatives and self.loss != "full":
+            raise ValueError("no negatives: set uniform_negatives, in_batch_negatives or loss=full")
+        return self

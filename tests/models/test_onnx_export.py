@@ -1,0 +1,63 @@
+"""The exported query tower gives what torch gives, at any batch, and carries no table of targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from recsys.models.onnx_export import INPUTS
+from recsys.models.training_examples import HISTORY_BEHAVIOURS
+from recsys.models.two_tower import TwoTower, TwoTowerParams
+from recsys.types import Behaviour, Target
+from tests.models.conftest import BuildDataset
+
+N_USERS, N_ITEMS, LENGTH = 40, 3_000, 12
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Matrices this small are multiplied fastest by one thread, whatever else the machine does."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+def test_onnx_equals_torch(build_dataset: BuildDataset, layers: int) -> None:
+    rng = np.random.default_rng(0)
+    behaviours = (Behaviour.VIEW, Behaviour.CART, Behaviour.PURCHASE)
+    rows = [
+        (u, int(rng.integers(N_ITEMS)), behaviours[int(rng.integers(3))], float(rng.uniform(0, 29)))
+        for u in range(N_USERS)
+        for _ in range(int(rng.integers(0, 2 * LENGTH)))
+    ]
+    dataset = build_dataset(rows, n_users=N_USERS, n_items=N_ITEMS)
+    params = TwoTowerParams(
+        dim=16, history_length=LENGTH, layers=layers, batch_size=64, steps=60, learning_rate=0.02
+    )
+    model = TwoTower(params, device="cpu").fit(dataset)
+    graph = model.query_tower_onnx()
+    onnx.checker.check_model(onnx.load_from_string(graph))
+    assert len(graph) < N_ITEMS * 16 * 4  # smaller than a table of targets would be
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    assert tuple(entry.name for entry in session.get_inputs()) == INPUTS
+    history = dataset.histories(Target.ITEM, HISTORY_BEHAVIOURS).last(
+        np.arange(N_USERS, dtype=np.int32), LENGTH
+    )
+    age_s = np.where(history.mask, (dataset.as_of_us - history.timestamp_us) / 1e6, 0).astype(np.float32)
+    feeds = (
+        model.target_vectors[history.target_idx],
+        history.behaviour.astype(np.int64),
+        age_s,
+        history.mask,
+        model.user_profiles,
+    )
+    for users in (slice(0, N_USERS), slice(3, 4), slice(5, 12)):
+        (vectors,) = session.run(None, {name: feed[users] for name, feed in zip(INPUTS, feeds, strict=True)})
+        np.testing.assert_allclose(vectors, model.user_vectors[users], atol=1e-5)

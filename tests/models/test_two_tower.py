@@ -1,0 +1,296 @@
+"""The two-tower: it learns what is there to be learnt, for the known and the unknown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recsys.data.dataset import Dataset
+from recsys.data.histories import HistoryBatch
+from recsys.errors import ModelError
+from recsys.models.tower_training import CHECKPOINT, Trainer
+from recsys.models.training_examples import HISTORY_BEHAVIOURS
+from recsys.models.two_tower import TwoTower, TwoTowerParams
+from recsys.types import Behaviour, Target
+from tests.models.conftest import START_US, BuildDataset, Row
+
+BUY = Behaviour.PURCHASE
+N_USERS, N_BLOCKS, BLOCK = 120, 4, 8
+SMALL = TwoTowerParams(
+    dim=16,
+    history_length=8,
+    batch_size=64,
+    uniform_negatives=16,
+    epochs=8,
+    warmup_steps=10,
+    learning_rate=0.01,
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Matrices this small are multiplied fastest by one thread, whatever else the machine does."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def _rows(seed: int, n_users: int = N_USERS) -> list[Row]:
+    """User u likes the items of block u % 4 alone; item i is of block i % 4."""
+    rng = np.random.default_rng(seed)
+    return [
+        (u, int(u % N_BLOCKS + N_BLOCKS * rng.integers(BLOCK)), BUY, float(rng.uniform(0, 29)))
+        for u in range(n_users)
+        for _ in range(7)
+    ]
+
+
+@pytest.fixture(scope="module")
+def blocks(build_dataset: BuildDataset) -> Dataset:
+    return build_dataset(_rows(0), n_users=N_USERS, n_items=N_BLOCKS * BLOCK)
+
+
+@pytest.fixture(scope="module")
+def fitted(blocks: Dataset) -> TwoTower:
+    return TwoTower(SMALL.model_copy(update={"loss": "sampled"}), device="cpu").fit(blocks)
+
+
+def _share_of_own_block(model: TwoTower, users: np.ndarray, k: int = 5) -> float:
+    best = model.recommend(users.astype(np.int32), k=k)
+    return float((best.ids % N_BLOCKS == users[:, None] % N_BLOCKS).mean())
+
+
+@pytest.mark.parametrize(
+    "change", [{"loss": "full"}, {"loss": "sampled"}, {"layers": 1}, {"normalise": False, "temperature": 1.0}]
+)
+def test_a_planted_structure_is_learnt(blocks: Dataset, change: dict[str, object]) -> None:
+    model = TwoTower(SMALL.model_copy(update=change), device="cpu").fit(blocks)
+    assert _share_of_own_block(model, np.arange(N_USERS)) > 0.9  # by chance 0.25
+
+
+def test_shapes_and_learning_curve(fitted: TwoTower) -> None:
+    assert fitted.user_vectors.shape == fitted.user_profiles.shape == (N_USERS, 16)
+    assert fitted.target_vectors.shape == (N_BLOCKS * BLOCK, 16)
+    assert fitted.user_vectors.dtype == fitted.target_vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(fitted.target_vectors, axis=1), 1, rtol=1e-5)
+    curve = fitted.learning_curve
+    assert curve[-1].loss < curve[0].loss
+    best = max(curve, key=lambda point: point.ndcg or 0)
+    assert fitted.best_step == best.step
+
+
+def test_a_user_nobody_knows_is_placed_by_history_alone(fitted: TwoTower) -> None:
+    items = np.array([[0, 0, 1, 5], [0, 2, 6, 10]], dtype=np.int32)
+    mask = np.array([[False, False, True, True], [False, True, True, True]])
+    batch = HistoryBatch(
+        items,
+        np.full(items.shape, BUY.code, dtype=np.int8),
+        np.where(mask, START_US + np.arange(4) * 3_600_000_000, 0),
+        mask,
+    )
+    vectors = fitted.encode_histories(batch, now_us=START_US + 86_400_000_000)
+    best = np.argsort(-(vectors @ fitted.target_vectors.T), axis=1)[:, :5]
+    assert (best[0] % N_BLOCKS == 1).mean() > 0.7
+    assert (best[1] % N_BLOCKS == 2).mean() > 0.7
+
+
+def test_a_user_of_whom_nothing_is_known_has_no_vector(fitted: TwoTower) -> None:
+    nothing = HistoryBatch(
+        np.zeros((1, 8), np.int32),
+        np.zeros((1, 8), np.int8),
+        np.zeros((1, 8), np.int64),
+        np.zeros((1, 8), bool),
+    )
+    assert not fitted.encode_histories(nothing, now_us=START_US).any()
+    unknown = fitted.encode_histories(nothing, now_us=START_US, users=np.array([-1], dtype=np.int32))
+    assert not unknown.any()
+
+
+def test_batch_encoding_is_what_fit_stored(fitted: TwoTower, blocks: Dataset) -> None:
+    users = np.array([3, 50], dtype=np.int32)
+    histories = blocks.histories(Target.ITEM, HISTORY_BEHAVIOURS)
+    vectors = fitted.encode_histories(histories.last(users, 8), now_us=blocks.as_of_us, users=users)
+    np.testing.assert_allclose(vectors, fitted.user_vectors[users], atol=1e-6)
+    # A longer history than the tower reads is cut to its newest events.
+    longer = fitted.encode_histories(histories.last(users, 20), now_us=blocks.as_of_us, users=users)
+    np.testing.assert_allclose(longer, vectors, atol=1e-6)
+
+
+def test_rooms_are_learnt_by_streamer(blocks: Dataset) -> None:
+    item, room = (TwoTower(SMALL, target=target, device="cpu").fit(blocks) for target in Target)
+    np.testing.assert_array_equal(item.user_vectors, room.user_vectors)  # here streamer i shows item i
+
+
+def test_a_new_item_is_placed_by_its_content(build_dataset: BuildDataset) -> None:
+    n_items = N_BLOCKS * BLOCK + N_BLOCKS  # the last four were never touched
+    category = [f"block {i % N_BLOCKS}" for i in range(n_items)]
+    dataset = build_dataset(_rows(1), n_users=N_USERS, n_items=n_items, items={"category": category})
+    model = TwoTower(SMALL.model_copy(update={"target_id_dropout": 0.5}), device="cpu").fit(dataset)
+    new = np.arange(n_items - N_BLOCKS, n_items)
+    scores = model.user_vectors @ model.target_vectors[new].T
+    assert (new[scores.argmax(axis=1)] % N_BLOCKS == np.arange(N_USERS) % N_BLOCKS).mean() > 0.9
+    again = model.encode_new_targets(dataset.items.table.slice(n_items - N_BLOCKS))
+    np.testing.assert_allclose(again, model.target_vectors[new], atol=1e-6)
+
+
+def test_given_vectors_place_a_new_item(build_dataset: BuildDataset) -> None:
+    n_items = N_BLOCKS * BLOCK + N_BLOCKS
+    dataset = build_dataset(_rows(2), n_users=N_USERS, n_items=n_items)
+    given = np.eye(N_BLOCKS, dtype=np.float32)[np.arange(n_items) % N_BLOCKS]
+    params = SMALL.model_copy(update={"target_id_dropout": 0.5})
+    model = TwoTower(params, device="cpu", given=given).fit(dataset)
+    new = np.arange(n_items - N_BLOCKS, n_items)
+    scores = model.user_vectors @ model.target_vectors[new].T
+    assert (new[scores.argmax(axis=1)] % N_BLOCKS == np.arange(N_USERS) % N_BLOCKS).mean() > 0.9
+
+
+def test_given_vectors_that_do_not_fit_are_refused(blocks: Dataset) -> None:
+    with pytest.raises(ModelError, match="32 targets need a row each"):
+        TwoTower(SMALL, device="cpu", given=np.zeros((3, 2), np.float32)).fit(blocks)
+    broken = np.zeros((32, 2), np.float32)
+    broken[7, 1] = np.nan
+    with pytest.raises(ModelError, match="row 7 is not finite"):
+        TwoTower(SMALL, device="cpu", given=broken).fit(blocks)
+
+
+def test_user_features_alone_serve_a_user_without_history(build_dataset: BuildDataset) -> None:
+    segment = [f"block {u % N_BLOCKS}" for u in range(N_USERS + N_BLOCKS)]
+    dataset = build_dataset(
+        _rows(3), n_users=N_USERS + N_BLOCKS, n_items=N_BLOCKS * BLOCK, users={"city_tier": segment}
+    )
+    model = TwoTower(SMALL, device="cpu").fit(dataset)
+    new = np.arange(N_USERS, N_USERS + N_BLOCKS)
+    assert _share_of_own_block(model, new) > 0.9
+
+
+def test_two_fits_of_one_seed_agree_and_of_another_do_not(fitted: TwoTower, blocks: Dataset) -> None:
+    again = TwoTower(fitted.params, device="cpu").fit(blocks)
+    np.testing.assert_array_equal(again.user_vectors, fitted.user_vectors)
+    other = TwoTower(fitted.params, device="cpu", seed=1).fit(blocks)
+    assert not np.allclose(other.target_vectors, fitted.target_vectors)
+
+
+def test_a_fit_of_known_steps_holds_nothing_out(blocks: Dataset) -> None:
+    model = TwoTower(SMALL.model_copy(update={"steps": 25}), device="cpu").fit(blocks)
+    assert model.best_step == model.learning_curve[-1].step == 25
+    assert all(point.ndcg is None for point in model.learning_curve)
+
+
+def test_training_does_not_touch_the_callers_random_numbers(blocks: Dataset) -> None:
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    TwoTower(SMALL.model_copy(update={"steps": 2}), device="cpu").fit(blocks)
+    torch.testing.assert_close(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("sparse_tables", [False, True])
+def test_sparse_tables_learn_too(blocks: Dataset, sparse_tables: bool) -> None:
+    params = SMALL.model_copy(update={"sparse_tables": sparse_tables, "loss": "sampled"})
+    assert _share_of_own_block(TwoTower(params, device="cpu").fit(blocks), np.arange(N_USERS)) > 0.9
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("sparse_tables", [False, True])
+def test_a_killed_training_goes_on_as_if_it_had_not_been(
+    blocks: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sparse_tables: bool
+) -> None:
+    params = SMALL.model_copy(
+        update={"checkpoint_every": 7, "sparse_tables": sparse_tables, "loss": "sampled", "patience": 3}
+    )
+    whole = TwoTower(params, device="cpu").fit(blocks)
+    step, killed_at = Trainer._step, 25
+
+    def step_until_killed(trainer: Trainer, windows: np.ndarray) -> None:
+        if trainer._state.step == killed_at:
+            raise Killed
+        step(trainer, windows)
+
+    monkeypatch.setattr(Trainer, "_step", step_until_killed)
+    with pytest.raises(Killed):
+        TwoTower(params, device="cpu", checkpoint_dir=tmp_path).fit(blocks)
+    resumed_from = []
+
+    def note_step(trainer: Trainer, windows: np.ndarray) -> None:
+        resumed_from.append(trainer._state.step)
+        step(trainer, windows)
+
+    monkeypatch.setattr(Trainer, "_step", note_step)
+    resumed = TwoTower(params, device="cpu", checkpoint_dir=tmp_path).fit(blocks)
+    assert resumed_from[0] == 21
+    np.testing.assert_array_equal(resumed.target_vectors, whole.target_vectors)
+    np.testing.assert_array_equal(resumed.user_vectors, whole.user_vectors)
+    assert resumed.learning_curve == whole.learning_curve
+    assert resumed.best_step == whole.best_step
+
+
+def test_a_checkpoint_of_another_training_is_not_used(
+    blocks: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    params = SMALL.model_copy(update={"steps": 10})
+    TwoTower(params, device="cpu", checkpoint_dir=tmp_path).fit(blocks)
+    fresh = TwoTower(params, device="cpu", seed=4).fit(blocks)
+    other = TwoTower(params, device="cpu", seed=4, checkpoint_dir=tmp_path).fit(blocks)
+    assert "another training (seed differ)" in caplog.text
+    np.testing.assert_array_equal(other.target_vectors, fresh.target_vectors)
+
+
+def test_a_damaged_checkpoint_is_named(blocks: Dataset, tmp_path: Path) -> None:
+    (tmp_path / CHECKPOINT).write_bytes(b"half a file")
+    with pytest.raises(ModelError, match=f"{CHECKPOINT} is no whole checkpoint"):
+        TwoTower(SMALL, device="cpu", checkpoint_dir=tmp_path).fit(blocks)
+
+
+def test_divergence_names_step_and_loss_and_keeps_the_checkpoint(
+    blocks: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = SMALL.model_copy(update={"checkpoint_every": 5})
+    loss = Trainer.loss
+
+    def diverge(trainer: Trainer, batch: object) -> torch.Tensor:
+        return loss(trainer, batch) * (math.nan if trainer._state.step == 12 else 1.0)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Trainer, "loss", diverge)
+    with pytest.raises(ModelError, match=r"loss of step 13 is nan at learning_rate=0\.01"):
+        TwoTower(params, device="cpu", checkpoint_dir=tmp_path).fit(blocks)
+    monkeypatch.setattr(Trainer, "loss", loss)
+    model = TwoTower(params, device="cpu", checkpoint_dir=tmp_path).fit(blocks)
+    np.testing.assert_array_equal(
+        model.target_vectors, TwoTower(params, device="cpu").fit(blocks).target_vectors
+    )
+
+
+def test_a_device_without_memory_names_the_batch_that_fits(
+    blocks: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = Trainer.loss
+
+    def with_little_memory(trainer: Trainer, batch: object) -> torch.Tensor:
+        if len(batch.row) > 20:  # type: ignore[attr-defined]
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return loss(trainer, batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Trainer, "loss", with_little_memory)
+    with pytest.raises(ModelError, match=r"batch_size=64: (\d|1\d|20) would fit"):
+        TwoTower(SMALL, device="cpu").fit(blocks)
+
+
+def test_not_fitted_is_named() -> None:
+    with pytest.raises(ModelError, match="not fitted"):
+        TwoTower(device="cpu").query_tower_onnx()
+
+
+def test_params_that_do_not_fit_together_are_named() -> None:
+    with pytest.raises(ValueError, match="heads=3 does not divide dim=64"):
+        TwoTowerParams(heads=3)
+    with pytest.raises(ValueError, match="no negatives"):
+        TwoTowerParams(in_batch_negatives=False, uniform_negatives=0, loss="sampled")
