@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.errors import DataError
@@ -79,6 +80,7 @@ class SparkEngine:
             SparkSession.builder.appName("recsys prepare")
             .config("spark.sql.session.timeZone", "UTC")
             .config("spark.sql.ansi.enabled", "true")
+            .config("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
             .getOrCreate()
         )
         self._connection = ibis.pyspark.connect(self._session)
@@ -105,11 +107,18 @@ class SparkEngine:
         """See `Engine`."""
         folder = Path(tempfile.mkdtemp(dir=self._scratch)) / "parts"
         self._connection.to_parquet(table, folder)
-        schema = pq.read_schema(next(iter(sorted(folder.glob("*.parquet")))))
+        parts = sorted(folder.glob("*.parquet"))
+        # Spark's times are instants; ours are naive UTC, as DuckDB writes them.
+        schema = pa.schema(
+            [
+                field.with_type(pa.timestamp("us")) if pa.types.is_timestamp(field.type) else field
+                for field in pq.read_schema(parts[0])
+            ]
+        )
         with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-            for part in sorted(folder.glob("*.parquet")):
+            for part in parts:
                 for batch in pq.ParquetFile(part).iter_batches(ROW_GROUP):
-                    writer.write_batch(batch)
+                    writer.write_batch(batch.cast(schema))
         shutil.rmtree(folder.parent)
 
     def close(self) -> None:

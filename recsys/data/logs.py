@@ -138,13 +138,13 @@ def typed(column: ir.Column, kind: Kind) -> ir.Column:
         return ibis.ifelse(number.isnan(), ibis.null("float64"), number)
     if kind is Kind.FLAG:
         if dtype.is_string():
-            text = column.strip().lower()
+            text = column.lower()
             return ibis.cases(
                 (text.isin(["true", "t", "1", "yes"]), True), (text.isin(["false", "f", "0", "no"]), False)
             )
         return column.cast("boolean")
     text = column.cast("string")
-    return text.strip().lower() if kind is Kind.EVENT else text
+    return text.lower() if kind is Kind.EVENT else text
 
 
 #: Bounds between epochs in seconds, milliseconds, microseconds and nanoseconds: each covers 1973 to 5138.
@@ -169,15 +169,19 @@ def _time(column: ir.Column) -> ir.Column:
 
 
 def _epoch(number: ir.IntegerColumn) -> ir.Column:
+    """An integer time, its unit told by its size; kept to the millisecond."""
     seconds, millis, micros = _EPOCH_BOUNDS
     size = number.abs()
-    in_us = ibis.cases(
-        (size < seconds, number * 1_000_000),
-        (size < millis, number * 1_000),
-        (size < micros, number),
-        else_=(number / 1_000).floor().cast("int64"),
+    in_ms = ibis.cases(
+        (size < seconds, number * 1_000),
+        (size < millis, number),
+        (size < micros, (number / 1_000).floor().cast("int64")),
+        else_=(number / 1_000_000).floor().cast("int64"),
     )
-    return in_us.as_timestamp("us").cast("timestamp")
+    # Seconds are the one unit that every engine turns into a time; the rest is put behind the point.
+    whole = (in_ms / 1_000).floor().cast("int64")
+    text = whole.as_timestamp("s").cast("timestamp").strftime("%Y-%m-%d %H:%M:%S")
+    return (text + "." + (in_ms - whole * 1_000).cast("string").lpad(3, "0")).try_cast("timestamp")
 
 
 def any_of(predicates: list[ir.BooleanColumn]) -> ir.BooleanColumn:

@@ -1,0 +1,297 @@
+"""Good rows are used, bad ones are set aside with a reason, and ids come back as they went in."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from recsys.data.behaviours import BehaviourWeights
+from recsys.data.dataset import Dataset
+from recsys.data.prepare import prepare
+from recsys.data.schema import TABLES
+from recsys.errors import DataError
+from recsys.types import Behaviour, Target
+from tests.conftest import write_logs
+
+DAY = datetime(2024, 3, 1, tzinfo=UTC)
+
+
+def event(**over):
+    return {"user_id": 1, "event": "view", "timestamp": DAY.isoformat(), "item_id": 10} | over
+
+
+def csv_logs(folder: Path, text: str, name: str = "events.csv") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path):
+    def run(events, **tables):
+        prepare(write_logs(tmp_path / "logs", events=events, **tables), tmp_path / "out")
+        return Dataset.load(tmp_path / "out")
+
+    return run
+
+
+def reasons(path: Path, table: str = "events") -> list[str]:
+    return pq.read_table(path / "quarantine" / f"{table}.parquet")["reason"].to_pylist()
+
+
+class TestRefusals:
+    def test_csv_without_a_required_column_names_the_file_the_column_and_what_was_found(self, tmp_path):
+        logs = csv_logs(tmp_path / "logs", "user_id,event,item_id\n1,view,2\n")
+        with pytest.raises(
+            DataError, match=r"events\.csv: required column 'timestamp' is missing; found user_id"
+        ):
+            prepare(logs, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    def test_no_events_table(self, tmp_path):
+        with pytest.raises(DataError, match="no events table"):
+            prepare(write_logs(tmp_path / "logs", items=[{"item_id": 1}]), tmp_path / "out")
+
+    def test_no_folder(self, tmp_path):
+        with pytest.raises(DataError, match="no such folder"):
+            prepare(tmp_path / "nowhere", tmp_path / "out")
+
+    def test_empty_log(self, tmp_path):
+        logs = csv_logs(tmp_path / "logs", "user_id,event,timestamp,item_id\n")
+        with pytest.raises(DataError, match=r"events\.csv: the table is empty"):
+            prepare(logs, tmp_path / "out")
+
+    def test_a_table_that_is_all_quarantine_is_named_with_an_example(self, tmp_path):
+        logs = write_logs(tmp_path / "logs", events=[event(event="buy"), event(event="buy")])
+        with pytest.raises(
+            DataError, match=r"every row breaks the contract; 2 times: event is not one of.*'buy'"
+        ):
+            prepare(logs, tmp_path / "out")
+
+    def test_what_is_not_ours_is_left_alone(self, tmp_path):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "thesis.txt").write_text("precious")
+        with pytest.raises(DataError, match="is no Dataset"):
+            prepare(write_logs(tmp_path / "logs", events=[event()]), tmp_path / "out")
+        assert (tmp_path / "out" / "thesis.txt").read_text() == "precious"
+
+    def test_a_failed_run_keeps_the_dataset_that_was_there(self, tmp_path):
+        prepare(write_logs(tmp_path / "good", events=[event()]), tmp_path / "out")
+        with pytest.raises(DataError):
+            prepare(write_logs(tmp_path / "bad", events=[event(event="buy")]), tmp_path / "out")
+        assert len(Dataset.load(tmp_path / "out").events) == 1
+
+    def test_until_before_the_first_event(self, tmp_path):
+        with pytest.raises(DataError, match="no event before 2020-01-01"):
+            prepare(
+                write_logs(tmp_path / "logs", events=[event()]), tmp_path / "out", until=datetime(2020, 1, 1)
+            )
+
+    def test_a_dataset_of_another_version(self, tmp_path, run):
+        run([event()])
+        manifest = tmp_path / "out" / "dataset.json"
+        manifest.write_text(manifest.read_text().replace('"format_version": 1', '"format_version": 99'))
+        with pytest.raises(DataError, match="format_version 99"):
+            Dataset.load(tmp_path / "out")
+
+
+class TestQuarantine:
+    @pytest.mark.parametrize(
+        ("bad", "reason"),
+        [
+            ({"event": "buy"}, "event is not one of"),
+            ({"user_id": None}, "user_id is missing"),
+            (
+                {"timestamp": (datetime.now(UTC) + timedelta(days=2)).isoformat()},
+                "timestamp is in the future",
+            ),
+            ({"timestamp": "1970-01-01T00:00:00Z"}, "timestamp is before 1980"),
+            ({"duration_s": -3.0}, "duration_s is below 0"),
+            ({"duration_s": 1e9}, "duration_s is above 7 days"),
+            ({"amount": float("inf")}, "amount is infinite"),
+            ({"item_id": None}, "neither item_id, room_id nor streamer_id"),
+            ({"event": "purchase", "item_id": None, "room_id": 5}, "without item_id"),
+        ],
+    )
+    def test_a_bad_row_is_set_aside_and_the_rest_used(self, tmp_path, run, bad, reason):
+        dataset = run([event(), event(user_id=2), event(**bad)])
+        assert len(dataset.events) == 2
+        (found,) = reasons(tmp_path / "out")
+        assert reason in found
+        (noted,) = dataset.manifest["quarantined"]
+        assert (noted["table"], noted["rows"]) == ("events", 1)
+
+    def test_an_unparsable_time_in_a_csv_keeps_its_text(self, tmp_path):
+        logs = csv_logs(
+            tmp_path / "logs", "user_id,event,timestamp,item_id\n1,view,2024-01-01,2\n1,view,yesterday,2\n"
+        )
+        summary = prepare(logs, tmp_path / "out")
+        assert summary.rows["events"] == 1
+        kept = pq.read_table(tmp_path / "out" / "quarantine" / "events.parquet").to_pylist()
+        assert kept == [
+            {
+                "user_id": "1",
+                "event": "view",
+                "timestamp": "yesterday",
+                "item_id": "2",
+                "reason": "timestamp cannot be read as a time",
+            }
+        ]
+        assert "yesterday" in summary.quarantined[0].example
+
+    def test_of_events_with_one_id_the_earliest_stays(self, tmp_path, run):
+        later = (DAY + timedelta(hours=1)).isoformat()
+        dataset = run(
+            [event(event_id="a", timestamp=later), event(event_id="a"), event(event_id="b"), event(), event()]
+        )
+        assert len(dataset.events) == 4  # events without an id are not compared
+        assert reasons(tmp_path / "out") == ["event_id occurs again"]
+        assert (dataset.events.timestamp_us == dataset.events.timestamp_us[0]).all()
+
+    def test_a_product_listed_twice(self, tmp_path, run):
+        dataset = run([event()], items=[{"item_id": 10, "price": 1.0}, {"item_id": 10, "price": 2.0}])
+        assert len(dataset.items) == 1
+        assert reasons(tmp_path / "out", "items") == ["item_id occurs again"]
+
+    def test_a_clean_log_has_no_quarantine_file(self, tmp_path, run):
+        run([event()])
+        assert list((tmp_path / "out" / "quarantine").iterdir()) == []
+
+    def test_nan_in_features_is_no_value(self, run):
+        dataset = run(
+            [event()], items=[{"item_id": 10, "price": float("nan")}, {"item_id": 11, "price": 2.0}]
+        )
+        assert sorted(dataset.items.column("price").to_pylist(), key=str) == [2.0, None]
+
+
+class TestIds:
+    ODD = ("007", "7", " 7 ", "a,b", "雞蛋🥚", 'quo"te', "x" * 300, "-0")
+
+    def test_odd_spellings_come_back_as_they_went_in(self, run):
+        dataset = run([event(user_id=user, item_id=f"i{user}") for user in self.ODD])
+        assert sorted(dataset.users.ids.keys.to_pylist()) == sorted(self.ODD)
+        assert dataset.users.ids.index(self.ODD).tolist() != [-1] * len(self.ODD)
+        index = dataset.users.ids.index(self.ODD)
+        assert dataset.users.ids.external(index).to_pylist() == list(self.ODD)
+
+    def test_they_survive_a_csv(self, tmp_path):
+        rows = pd.DataFrame([event(user_id=user) for user in self.ODD])
+        (tmp_path / "logs").mkdir()
+        rows.to_csv(tmp_path / "logs" / "events.csv", index=False)
+        prepare(tmp_path / "logs", tmp_path / "out")
+        users = Dataset.load(tmp_path / "out").users.ids
+        assert sorted(users.keys.to_pylist()) == sorted(self.ODD)
+        assert users.id_type == pa.string()
+
+    def test_a_csv_of_plain_integers_gives_integers(self, tmp_path):
+        logs = csv_logs(tmp_path / "logs", "user_id,event,timestamp,item_id\n12,view,2024-01-01,-3\n")
+        prepare(logs, tmp_path / "out")
+        dataset = Dataset.load(tmp_path / "out")
+        assert dataset.users.ids.one(0) == 12
+        assert dataset.items.ids.one(0) == -3
+
+    def test_one_leading_zero_makes_them_all_text(self, tmp_path):
+        logs = csv_logs(
+            tmp_path / "logs",
+            "user_id,event,timestamp,item_id\n12,view,2024-01-01,1\n012,view,2024-01-01,1\n",
+        )
+        prepare(logs, tmp_path / "out")
+        assert Dataset.load(tmp_path / "out").users.ids.keys.to_pylist() == ["012", "12"]
+
+    def test_integers_that_pandas_made_floats_are_found_as_integers(self, run):
+        dataset = run([event(item_id=3), event(item_id=None, room_id=1)], items=[{"item_id": 3}])
+        assert dataset.items.ids.get(3) == 0
+        assert dataset.items.ids.one(0) == 3
+
+    def test_large_integers_keep_every_digit(self, run):
+        big = 2**62 + 1
+        assert run([event(user_id=big)]).users.ids.one(0) == big
+
+
+class TestShapes:
+    def test_part_files_in_any_order_of_columns(self, tmp_path):
+        folder = tmp_path / "logs" / "events"
+        folder.mkdir(parents=True)
+        first = pd.DataFrame([event()])
+        second = pd.DataFrame([event(user_id=2, duration_s=5.0)])
+        first.to_parquet(folder / "part-0.parquet")
+        second[sorted(second.columns)].to_parquet(folder / "part-1.parquet")
+        prepare(tmp_path / "logs", tmp_path / "out")
+        events = Dataset.load(tmp_path / "out").events
+        assert np.isnan(events.duration_s).tolist() == [True, False]
+
+    @pytest.mark.parametrize(
+        "spelling",
+        ["2024-03-01T00:00:00Z", "2024-03-01 08:00:00+08:00", "2024-03-01", "1709251200", "1709251200000"],
+    )
+    def test_spellings_of_one_moment(self, tmp_path, spelling):
+        logs = csv_logs(tmp_path / "logs", f"user_id,event,timestamp,item_id\n1,view,{spelling},1\n")
+        prepare(logs, tmp_path / "out")
+        assert Dataset.load(tmp_path / "out").events.timestamp_us[0] == DAY.timestamp() * 1e6
+
+    def test_a_log_of_one_user(self, run):
+        dataset = run([event(), event(item_id=11)])
+        assert (len(dataset.users), len(dataset.items)) == (1, 2)
+
+    def test_an_empty_users_table_is_no_table(self, run):
+        users = pd.DataFrame(
+            {"user_id": pd.Series([], dtype="int64"), "age_band": pd.Series([], dtype="str")}
+        )
+        assert len(run([event()], users=users).users) == 1
+
+    def test_a_user_with_100_000_events(self, run):
+        times = pd.date_range(DAY, periods=100_000, freq="s")
+        many = pd.DataFrame(
+            {"user_id": 1, "event": "view", "timestamp": times, "item_id": np.arange(100_000) % 50}
+        )
+        dataset = run(many)
+        matrix = dataset.interactions(Target.ITEM, BehaviourWeights())
+        assert matrix.nnz == 50
+        assert np.isfinite(matrix.data).all()
+        assert dataset.histories(Target.ITEM).last(np.array([0], dtype=np.int32), 20).mask.all()
+
+    def test_columns_no_model_can_read_are_named(self, tmp_path):
+        logs = write_logs(tmp_path / "logs", events=[event()])
+        pq.write_table(
+            pa.table({"item_id": [10], "tags": [["a", "b"]], "brand": ["x"]}), logs / "items.parquet"
+        )
+        summary = prepare(logs, tmp_path / "out")
+        assert summary.dropped_columns == ("items.tags",)
+        assert Dataset.load(tmp_path / "out").items.column("brand").to_pylist() == ["x"]
+
+    def test_a_room_event_finds_its_streamer(self, run):
+        dataset = run(
+            [
+                event(room_id="r1"),
+                event(room_id="r2", streamer_id="own"),
+                event(room_id="r3", event="enter", item_id=None),
+            ],
+            rooms=[{"room_id": "r1", "streamer_id": "s1", "started_at": DAY - timedelta(hours=1)}],
+        )
+        named = dataset.streamers.ids.external(dataset.events.streamer_idx).to_pylist()
+        assert sorted(named) == ["own", "r3", "s1"]
+
+    def test_the_same_log_has_the_same_fingerprint(self, tmp_path, run):
+        first = run([event(), event(user_id=2)]).fingerprint
+        shutil.rmtree(tmp_path / "out")
+        assert run([event(user_id=2), event()]).fingerprint == first
+        shutil.rmtree(tmp_path / "out")
+        assert run([event(user_id=3), event()]).fingerprint != first
+
+
+def test_every_behaviour_of_the_contract_is_read(run):
+    dataset = run([event(event=behaviour.value) for behaviour in Behaviour])
+    assert set(dataset.counts()) == set(Behaviour)
+
+
+def test_the_contract_names_each_column_once():
+    for table in TABLES.values():
+        names = [column.name for column in table.columns]
+        assert len(names) == len(set(names))
