@@ -39,13 +39,6 @@ def goal_behaviours(dataset: Dataset, target: Target) -> tuple[Behaviour, ...]:
     return tuple(behaviour for behaviour in (*_WATCHING, Behaviour.CART) if behaviour in counts)
 
 
-def consuming_behaviours(dataset: Dataset) -> tuple[Behaviour, ...]:
-    """What uses a product up for a user who wants no repeats: buying it, or, without sales, watching it."""
-    if Behaviour.PURCHASE in dataset.counts():
-        return (Behaviour.PURCHASE,)
-    return (Behaviour.CLICK, Behaviour.VIEW)
-
-
 @dataclass(frozen=True)
 class Judged:
     """The users of one window and what they did in it.
