@@ -13,6 +13,7 @@ from recsys.data.dataset import Dataset
 from recsys.errors import ModelError
 from recsys.models.base import Model
 from recsys.models.collaborative import ALS, BPR, ALSParams, BPRParams, ItemKNN, ItemKNNParams
+from recsys.models.history_models import CoVisitation, Repeat, SimilarItems
 from recsys.models.popular import Popular
 from recsys.types import Behaviour, Target
 from tests.models.conftest import START_US, BuildDataset
@@ -26,9 +27,13 @@ MODELS: dict[str, Build] = {
     "bpr": lambda **kw: BPR(BPRParams(factors=8, iterations=150, threads=1, device="cpu"), **kw),
     "knn-bm25": lambda **kw: ItemKNN(ItemKNNParams(similarity="bm25"), **kw),
     "knn-cosine": lambda **kw: ItemKNN(ItemKNNParams(similarity="cosine"), **kw),
+    "co-visitation": CoVisitation,
+    "repeat": Repeat,
+    "similar-items": SimilarItems,
     "knn-tfidf": lambda **kw: ItemKNN(ItemKNNParams(similarity="tfidf"), **kw),
 }
-PERSONAL = sorted(set(MODELS) - {"popular"})
+#: Popularity knows no taste, and what was not touched yet cannot be returned to.
+PERSONAL = sorted(set(MODELS) - {"popular", "repeat"})
 N = 30
 
 
