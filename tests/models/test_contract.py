@@ -14,6 +14,7 @@ from recsys.errors import ModelError
 from recsys.models.base import Model
 from recsys.models.collaborative import ALS, BPR, ALSParams, BPRParams, ItemKNN, ItemKNNParams
 from recsys.models.history_models import CoVisitation, Repeat, SimilarItems
+from recsys.models.linear import EASE, GFCF, EASEParams, GFCFParams
 from recsys.models.popular import Popular
 from recsys.types import Behaviour, Target
 from tests.models.conftest import START_US, BuildDataset
@@ -30,6 +31,8 @@ MODELS: dict[str, Build] = {
     "co-visitation": CoVisitation,
     "repeat": Repeat,
     "similar-items": SimilarItems,
+    "ease": lambda **kw: EASE(EASEParams(regularization=5.0), **kw),
+    "gf-cf": lambda **kw: GFCF(GFCFParams(factors=4), **kw),
     "knn-tfidf": lambda **kw: ItemKNN(ItemKNNParams(similarity="tfidf"), **kw),
 }
 #: Popularity knows no taste, and what was not touched yet cannot be returned to.

@@ -1,0 +1,197 @@
+"""Closed-form models: EASE, one dense solve, and GF-CF, a graph filter that stays sparse."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+from scipy import linalg, sparse
+from scipy.sparse.linalg import svds
+
+from recsys.data.behaviours import BehaviourWeights
+from recsys.data.dataset import Dataset
+from recsys.errors import ModelError
+from recsys.models.base import Model, Progress
+from recsys.types import FloatArray, IntArray, Params, Target
+
+_GB = 1e9
+_MIRRORED_AT_ONCE = 1024
+
+
+class EASEParams(Params):
+    """A ridge regression of every target on all others.
+
+    Attributes:
+        weights: which behaviours count, and how much.
+        binary: whether a pair counts 1, however sure it is.
+        regularization: lambda on the diagonal of the Gram matrix.
+        memory_gb: refuse a catalogue whose fit may need more: 12 bytes a pair of touched targets, 4 in the
+            dense matrix and up to 8 in the sparse product before it.
+    """
+
+    weights: BehaviourWeights = BehaviourWeights()
+    binary: bool = True
+    regularization: float = Field(default=200.0, gt=0)
+    memory_gb: float = Field(default=24.0, gt=0)
+
+
+class EASE(Model):
+    """Item-item weights of least squared error with a zero diagonal.
+
+    B = I - P / diag(P), P = (X'X + lambda I)^-1, scores X B (Steck, "Embarrassingly Shallow Autoencoders for
+    Sparse Data", 2019). Only targets that somebody touched take part.
+
+    Attributes:
+        similarity: (touched, touched) float32; row i holds what i's presence says of every other.
+        touched: (touched,) int32 the target of each row.
+    """
+
+    name: ClassVar[str] = "ease"
+
+    similarity: FloatArray
+    touched: IntArray
+
+    def __init__(self, params: EASEParams | None = None, *, target: Target = Target.ITEM) -> None:
+        super().__init__(target=target)
+        self.params = params or EASEParams()
+
+    def _fit(self, dataset: Dataset, progress: Progress | None) -> None:
+        interactions = _interactions(dataset, self.target, self.params.weights, binary=self.params.binary)
+        self.touched = np.unique(interactions.indices).astype(np.int32)
+        n = len(self.touched)
+        needed_gb = 12.0 * n * n / _GB
+        if needed_gb > self.params.memory_gb:
+            raise ModelError(
+                f"ease: {n} targets need about {needed_gb:.1f} GB, memory_gb is {self.params.memory_gb:g}; "
+                "raise it, or use gf_cf, which stays sparse"
+            )
+        self._x = sparse.csr_matrix(interactions[:, self.touched])
+        gram = (self._x.T @ self._x).toarray().astype(np.float32, copy=False)
+        gram[np.diag_indices(n)] += np.float32(self.params.regularization)
+        inverse = _inverse_of_positive(gram)
+        inverse /= -inverse.diagonal()
+        inverse[np.diag_indices(n)] = 0.0
+        self.similarity = inverse
+
+    def _scores(self, users: IntArray) -> FloatArray:
+        history = self._x[users]
+        known = np.asarray(history @ self.similarity, dtype=np.float32)
+        known[np.diff(history.indptr) == 0] = -np.inf
+        return _spread(known, self.touched, self.n_targets)
+
+
+class GFCFParams(Params):
+    """A linear filter and an ideal low-pass filter on the graph of who touched what.
+
+    Attributes:
+        weights: which behaviours count, and how much.
+        binary: whether a pair counts 1, however sure it is.
+        factors: how many of the lowest graph frequencies pass.
+        alpha: weight of the low-pass filter.
+        seed: of the iterative solver's first vector.
+    """
+
+    weights: BehaviourWeights = BehaviourWeights()
+    binary: bool = True
+    factors: int = Field(default=256, ge=1)
+    alpha: float = Field(default=0.3, ge=0)
+    seed: int = 0
+
+
+class GFCF(Model):
+    """Scores r (R'R + alpha D^-1/2 V V' D^1/2), R the adjacency normalised on both sides, V its first right
+    singular vectors, D the targets' degrees (Shen et al., "How Powerful is Graph Convolution for
+    Recommendation?", 2021).
+
+    Attributes:
+        adjacency: (users, targets) float32 CSR, R.
+        basis: (targets, factors) float32, V.
+        root_degree: (targets,) float32, D^1/2; 0 for a target that nobody touched.
+    """
+
+    name: ClassVar[str] = "gf_cf"
+
+    adjacency: sparse.csr_matrix
+    basis: FloatArray
+    root_degree: FloatArray
+
+    def __init__(self, params: GFCFParams | None = None, *, target: Target = Target.ITEM) -> None:
+        super().__init__(target=target)
+        self.params = params or GFCFParams()
+
+    def _fit(self, dataset: Dataset, progress: Progress | None) -> None:
+        self._x = _interactions(dataset, self.target, self.params.weights, binary=self.params.binary)
+        self.root_degree = np.sqrt(np.asarray(self._x.sum(axis=0)).ravel()).astype(np.float32)
+        user_root = np.sqrt(np.asarray(self._x.sum(axis=1)).ravel())
+        scaled = sparse.diags(_inverse(user_root)) @ self._x @ sparse.diags(_inverse(self.root_degree))
+        self.adjacency = sparse.csr_matrix(scaled, dtype=np.float32)
+        self.basis = _right_singular_vectors(self.adjacency, self.params.factors, self.params.seed)
+
+    def _scores(self, users: IntArray) -> FloatArray:
+        history = self._x[users]
+        linear = np.asarray(((history @ self.adjacency.T) @ self.adjacency).todense(), dtype=np.float32)
+        passed = history @ (self.basis * _inverse(self.root_degree)[:, None])
+        scores = linear + (self.params.alpha * passed) @ (self.basis * self.root_degree[:, None]).T
+        scores[np.diff(history.indptr) == 0] = -np.inf
+        scores[:, self.root_degree == 0] = -np.inf
+        filtered: FloatArray = scores.astype(np.float32, copy=False)
+        return filtered
+
+
+def _interactions(
+    dataset: Dataset, target: Target, weights: BehaviourWeights, *, binary: bool
+) -> sparse.csr_matrix:
+    matrix = dataset.interactions(target, weights)
+    if binary:
+        matrix.data[:] = 1.0
+    return matrix
+
+
+def _inverse(values: FloatArray | npt.NDArray[np.float64]) -> FloatArray:
+    """1 / value, 0 where the value is 0."""
+    out = np.zeros(len(values), dtype=np.float32)
+    np.divide(1.0, values, out=out, where=values > 0, casting="same_kind")
+    return out
+
+
+def _inverse_of_positive(matrix: FloatArray) -> FloatArray:
+    """The inverse of a symmetric positive definite matrix by Cholesky, in place where LAPACK can."""
+    if len(matrix) == 0:
+        return matrix
+    factor, info = linalg.lapack.spotrf(matrix.T, lower=1, overwrite_a=1)
+    if info == 0:
+        factor, info = linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
+    if info != 0:
+        raise ModelError("ease: the Gram matrix is not positive definite in float32; raise regularization")
+    inverse: FloatArray = factor
+    for start in range(0, len(inverse), _MIRRORED_AT_ONCE):  # LAPACK fills the lower triangle alone
+        stop = start + _MIRRORED_AT_ONCE
+        inverse[start:stop, stop:] = inverse[stop:, start:stop].T
+        block = inverse[start:stop, start:stop]
+        block[:] = np.tril(block) + np.tril(block, -1).T
+    return inverse
+
+
+def _right_singular_vectors(matrix: sparse.csr_matrix, factors: int, seed: int) -> FloatArray:
+    """(targets, d) float32, d = min(factors, what the matrix can have)."""
+    most = min(matrix.shape)
+    if matrix.nnz == 0:
+        return np.zeros((matrix.shape[1], 1), dtype=np.float32)
+    if most <= max(2, factors):  # the iterative solver wants fewer vectors than rows
+        _, values, vt = np.linalg.svd(matrix.toarray(), full_matrices=False)
+        kept = values > 1e-6 * values.max()
+        return np.ascontiguousarray(vt[kept][:factors].T, dtype=np.float32)
+    start = np.random.default_rng(seed).standard_normal(most).astype(np.float32)
+    _, _, vt = svds(matrix, k=factors, v0=start)
+    return np.ascontiguousarray(vt[::-1].T, dtype=np.float32)
+
+
+def _spread(scores: FloatArray, columns: IntArray, n: int) -> FloatArray:
+    """(B, n): the scores at their columns, minus infinity elsewhere."""
+    if len(columns) == n:
+        return scores
+    out = np.full((len(scores), n), -np.inf, dtype=np.float32)
+    out[:, columns] = scores
+    return out

@@ -1,0 +1,75 @@
+"""EASE and GF-CF against their formulas on small dense matrices."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from recsys.data.behaviours import BehaviourWeights
+from recsys.data.dataset import Dataset
+from recsys.errors import ModelError
+from recsys.models.linear import EASE, GFCF, EASEParams, GFCFParams
+from recsys.types import Behaviour, Target
+from tests.models.conftest import BuildDataset
+
+
+@pytest.fixture(scope="module")
+def dataset(build_dataset: BuildDataset) -> Dataset:
+    rng = np.random.default_rng(8)
+    rows = [
+        (int(u), int(i), Behaviour.VIEW, float(d))
+        for u, i, d in zip(
+            rng.integers(0, 40, 300), rng.integers(0, 18, 300), 29 * rng.random(300), strict=True
+        )
+    ]
+    return build_dataset(rows, n_users=41, n_items=19)
+
+
+def dense(dataset: Dataset, *, binary: bool) -> np.ndarray:
+    x = dataset.interactions(Target.ITEM, BehaviourWeights()).toarray().astype(np.float64)
+    return (x > 0).astype(np.float64) if binary else x
+
+
+def test_ease_minimises_its_objective_column_by_column(dataset: Dataset) -> None:
+    """Oracle: each column on its own, a ridge regression on all other targets."""
+    x = dense(dataset, binary=True)
+    model = EASE(EASEParams(regularization=5.0)).fit(dataset)
+    for j in range(18):
+        others = [i for i in range(18) if i != j]
+        a = x[:, others]
+        expected = np.linalg.solve(a.T @ a + 5.0 * np.eye(17), a.T @ x[:, j])
+        np.testing.assert_allclose(model.similarity[others, j], expected, rtol=1e-3, atol=1e-5)
+        assert model.similarity[j, j] == 0
+    scores = model.recommend(np.array([4], np.int32), k=19).row(0)
+    expected_scores = x[4, :18] @ model.similarity
+    np.testing.assert_allclose(scores[1], np.sort(expected_scores)[::-1], rtol=1e-4)
+
+
+def test_ease_with_confidences_uses_them(dataset: Dataset) -> None:
+    x = dense(dataset, binary=False)[:, :18]
+    model = EASE(EASEParams(regularization=5.0, binary=False)).fit(dataset)
+    p = np.linalg.inv(x.T @ x + 5.0 * np.eye(18))
+    expected = np.where(np.eye(18), 0.0, -p / np.diag(p))
+    np.testing.assert_allclose(model.similarity, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_ease_refuses_what_does_not_fit_and_says_what_it_needs(dataset: Dataset) -> None:
+    with pytest.raises(ModelError, match=r"18 targets need about 0\.0 GB, memory_gb is 1e-09"):
+        EASE(EASEParams(memory_gb=1e-9)).fit(dataset)
+
+
+@pytest.mark.parametrize("factors", [3, 500])
+def test_gf_cf_is_its_formula(dataset: Dataset, factors: int) -> None:
+    x = dense(dataset, binary=True)
+    degree = x.sum(axis=0)
+    per_user = np.maximum(x.sum(axis=1), 1)
+    r = x / np.sqrt(per_user)[:, None] / np.sqrt(np.maximum(degree, 1))
+    v = np.linalg.svd(r, full_matrices=False)[2][: min(factors, 18)].T
+    d = np.sqrt(degree[:18])
+    low_pass = (v[:18] / d[:, None]) @ (v[:18] * d[:, None]).T
+    expected = x[:, :18] @ (r.T @ r)[:18, :18] + 0.4 * x[:, :18] @ low_pass
+    model = GFCF(GFCFParams(factors=factors, alpha=0.4)).fit(dataset)
+    for user in (0, 7, 31):
+        ids, scores = model.recommend(np.array([user], np.int32), k=19).row(0)
+        assert len(ids) == 18
+        np.testing.assert_allclose(scores, expected[user, ids], rtol=1e-3, atol=1e-5)
