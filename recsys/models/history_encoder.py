@@ -124,7 +124,7 @@ class HistoryEncoder(nn.Module):
             vectors: (B, N, d) of the targets of N events in time order.
             behaviour: (B, N) int64 codes.
             gap_s: (B, N) seconds since the event before it, 0 for the first.
-            mask: (B, N) bool, whether the place holds an event.
+            mask: (B, N) bool, whether the place holds an event; those that do lie side by side.
             age_s: (B, T, N) seconds from the event to the moment.
             visible: (B, T, N) bool, whether the event was before the moment: for each moment a prefix of
                 the events that are there.
@@ -134,7 +134,8 @@ class HistoryEncoder(nn.Module):
         for layer in self.layers:
             events = layer(events, mask)
         place = torch.arange(events.shape[1], device=events.device)
-        latest = (visible * (place + 1)).amax(dim=-1).sub(1).clamp(min=0)  # (B, T)
+        first = mask.long().argmax(dim=-1, keepdim=True)  # (B, 1)
+        latest = (first + visible.sum(dim=-1) - 1).clamp(min=0)  # (B, T)
         asking = torch.gather(events, 1, latest.unsqueeze(-1).expand(-1, -1, events.shape[2]))  # (B, T, d)
         rank = (latest.unsqueeze(-1) - place).clamp(min=0, max=self.length - 1)  # (B, T, N)
         bias = self.rank_bias(rank) + self.age_bias(age_s) + self.behaviour_bias(behaviour).unsqueeze(1)

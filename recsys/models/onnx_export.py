@@ -59,5 +59,16 @@ def query_tower_onnx(network: TwoTowerNetwork, *, length: int) -> bytes:
         exporter.setLevel(level)
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
-    graph: bytes = program.model_proto.SerializeToString()
+    model = program.model_proto
+    # Where in the source each node came from: paths of the training machine, half of the file.
+    for part in (
+        model,
+        model.graph,
+        *model.graph.node,
+        *model.graph.value_info,
+        *model.graph.input,
+        *model.graph.output,
+    ):
+        part.ClearField("metadata_props")
+    graph: bytes = model.SerializeToString()
     return graph

@@ -10,12 +10,14 @@ from scipy import sparse
 from torch import Tensor
 
 from recsys.data.histories import HistoryBatch
+from recsys.evaluation import metrics
 from recsys.models.base import top_k
 from recsys.models.towers import QueryTower, TwoTowerNetwork
 from recsys.types import FloatArray, IntArray, LongArray
 
 #: Users or targets that go through a tower at once.
 ROWS_AT_ONCE = 4_096
+_RANKED_AT_ONCE = 512
 _TOP = 20
 _SECOND_US = 1_000_000
 
@@ -103,11 +105,6 @@ class Validation:
         self.now_us = now_us
         self.wanted = wanted
         self.seen = seen
-        discount = 1.0 / np.log2(np.arange(_TOP) + 2.0)
-        n_wanted = np.diff(wanted.indptr)
-        self._discount = discount
-        self._n_wanted = n_wanted
-        self._ideal = np.cumsum(discount)[np.minimum(n_wanted, _TOP) - 1]
 
     def measure(self, network: TwoTowerNetwork) -> tuple[float, float]:
         """Mean recall@20 and NDCG@20 over the users."""
@@ -119,13 +116,17 @@ class Validation:
             target_vectors=targets,
             profiles=encode_profiles(network, self.users),
         )
-        recall, ndcg = 0.0, 0.0
-        for begin in range(0, len(users), ROWS_AT_ONCE // 8):
-            rows = slice(begin, begin + ROWS_AT_ONCE // 8)
-            seen = None if self.seen is None else self.seen[rows]
-            best = top_k(users[rows] @ targets.T, k=min(_TOP, len(targets)), exclude=seen)
-            wanted = sparse.csr_matrix(self.wanted[rows]).toarray()
-            hits = np.take_along_axis(wanted, best.ids, axis=1)
-            recall += float((hits.sum(axis=1) / self._n_wanted[rows]).sum())
-            ndcg += float(((hits @ self._discount[: hits.shape[1]]) / self._ideal[rows]).sum())
-        return recall / len(users), ndcg / len(users)
+        recall, ndcg = [], []
+        for begin in range(0, len(users), _RANKED_AT_ONCE):
+            rows = slice(begin, begin + _RANKED_AT_ONCE)
+            best = top_k(
+                users[rows] @ targets.T,
+                k=min(_TOP, len(targets)),
+                exclude=None if self.seen is None else self.seen[rows],
+            )
+            wanted = self.wanted[rows]
+            found = metrics.hits(best, wanted, k=_TOP)
+            n_wanted = np.diff(wanted.indptr)
+            recall.append(metrics.recall(found, n_wanted))
+            ndcg.append(metrics.ndcg(found, n_wanted))
+        return float(np.concatenate(recall).mean()), float(np.concatenate(ndcg).mean())

@@ -163,7 +163,7 @@ class TwoTowerNetwork(nn.Module):
 
     def scores(self, users: Tensor, targets: Tensor) -> Tensor:
         """(B, d) x (N, d) -> (B, N) float32, over the temperature."""
-        return (users @ targets.T).float() / self.temperature
+        return ((users / self.temperature) @ targets.T).float()
 
     @property
     def temperature(self) -> Tensor:

@@ -88,7 +88,7 @@ class TwoTowerParams(Params):
     sparse_from: int = Field(default=32_000_000, ge=1)
     epochs: int = Field(default=20, ge=1)
     examples_per_epoch: int = Field(default=1_000_000, ge=1)
-    max_steps: int | None = Field(default=None, ge=1)
+    max_steps: int | None = Field(default=6_000, ge=1)
     steps: int | None = Field(default=None, ge=1)
     validation_days: float | None = Field(default=None, gt=0)
     validation_share: float = Field(default=0.1, gt=0, lt=1)

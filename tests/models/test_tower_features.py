@@ -1,0 +1,76 @@
+"""Features of users and targets: codes and numbers by hand, and what a later table may bring."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from recsys.errors import ConfigError, DataError
+from recsys.models.tower_features import TableEncoder
+
+ITEMS = pa.table(
+    {
+        "category": ["tea", "tea", "cup", None, "tea", "cup"],
+        "price": [math.e - 1, None, 0.0, math.e - 1, 0.0, 0.0],
+        "title": ["a", "b", "c", "d", "e", "f"],
+        "brand": ["x", "y", "x", "y", "x", "y"],
+        "serial": ["1", "2", "3", "4", "5", "6"],
+        "weight_g": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+        "listed_at": pa.array([0] * 6, pa.timestamp("us")),
+        "constant": ["same"] * 6,
+    }
+)
+
+
+def _fit(columns: tuple[str, ...] | str = "auto", max_categories: int = 100) -> TableEncoder:
+    return TableEncoder.fit(ITEMS, columns, kind="items", max_categories=max_categories)  # type: ignore[arg-type]
+
+
+def test_auto_takes_the_contracts_columns_and_texts_of_few_values() -> None:
+    encoder = _fit()
+    assert list(encoder.vocabularies) == ["category", "brand"]
+    assert list(encoder.scales) == ["price"]
+
+
+def test_codes_go_by_frequency_and_missing_is_unknown() -> None:
+    encoder = _fit(("category",))
+    assert encoder.encode(ITEMS, 6).codes[:, 0].tolist() == [1, 1, 2, 0, 1, 2]
+    assert encoder.cardinalities == (3,)
+
+
+def test_values_beyond_the_vocabulary_are_unknown() -> None:
+    assert _fit(("category",), max_categories=1).encode(ITEMS, 6).codes[:, 0].tolist() == [1, 1, 0, 0, 1, 0]
+
+
+def test_prices_are_logarithms_standardised_with_an_indicator_of_the_missing() -> None:
+    # log(1 + price) of those known is 1, 0, 1, 0, 0: mean 0.4, deviation sqrt(0.24).
+    numbers = _fit(("price",)).encode(ITEMS, 6).numbers
+    high, low = 0.6 / math.sqrt(0.24), -0.4 / math.sqrt(0.24)
+    np.testing.assert_allclose(numbers[:, 0], [high, 0, low, high, low, low], rtol=1e-6)
+    assert numbers[:, 1].tolist() == [0, 1, 0, 0, 0, 0]
+
+
+def test_a_later_table_gets_the_same_columns() -> None:
+    encoder = _fit(("category", "price"))
+    later = encoder.encode(pa.table({"category": ["spoon", "cup"]}), 2)
+    assert later.codes[:, 0].tolist() == [0, 2]
+    assert later.numbers.tolist() == [[0, 1], [0, 1]]
+
+
+def test_no_features_is_a_width_of_zero() -> None:
+    encoded = TableEncoder.fit(pa.table({}), "auto", kind="users", max_categories=9).encode(pa.table({}), 4)
+    assert encoded.codes.shape == encoded.numbers.shape == (4, 0)
+    assert not encoded.some
+
+
+def test_columns_that_cannot_be_features_are_named() -> None:
+    with pytest.raises(ConfigError, match="items has no column 'colour'"):
+        _fit(("colour",))
+    with pytest.raises(ConfigError, match=r"items\.listed_at is timestamp"):
+        _fit(("listed_at",))
+    broken = pa.table({"price": [1.0, math.inf]})
+    with pytest.raises(DataError, match=r"items\.price: row 1 is infinite"):
+        TableEncoder.fit(broken, ("price",), kind="items", max_categories=9)
