@@ -228,7 +228,7 @@ class TrainingConfig(Params):
         """The resolved configuration in plain values, for YAML and JSON; a password in the URI is masked."""
         plain = self.model_dump(mode="json")
         if self.tracking.uri is not None:
-            plain["tracking"]["uri"] = _PASSWORD.sub(r"\1***@", self.tracking.uri)
+            plain["tracking"]["uri"] = masked(self.tracking.uri)
         return plain
 
     def to_yaml(self) -> str:
@@ -246,6 +246,12 @@ class TrainingConfig(Params):
 
 #: `scheme://user:password@` in a URI.
 _PASSWORD = re.compile(r"(://[^/@:]*:)[^/@]*@")
+
+
+def masked(uri: str) -> str:
+    """The URI with `***` for a password."""
+    return _PASSWORD.sub(r"\1***@", uri)
+
 
 #: Settings of the top level that hold for every part which has one of the same name.
 _SHARED = ("seed", "device", "threads", "weights")
@@ -314,11 +320,6 @@ def _one_line(error: yaml.YAMLError) -> str:
 class _Loader(yaml.SafeLoader):
     """Safe YAML without two surprises: a key given twice is an error, and yes, no, on, off are words."""
 
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
@@ -330,6 +331,10 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )
