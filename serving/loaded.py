@@ -1,0 +1,239 @@
+"""A bundle ready to answer: checked, opened and warmed. Nothing here changes after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys.bundle import Bundle, BundleRefused, Reason, open_bundle
+from recsys.data.histories import HistoryBatch
+from recsys.errors import BundleError
+from recsys.models.fusion import DEPTH, Combiner
+from recsys.models.neighbours import Neighbours
+from recsys.product_sections import (
+    HISTORY_LENGTH,
+    read_catalogue,
+    read_fusion,
+    read_hot,
+    read_neighbours,
+    read_popular,
+    read_returns,
+    read_vectors,
+)
+from recsys.types import Behaviour, Candidates, IntArray
+from serving.bitmap import Bitmap
+from serving.sources import HistorySource, PopularSource, Source, VectorSource, Wanted
+from serving.state import Action
+
+#: A product of an answer: its index, its score, and the source that put it there.
+Found = tuple[int, float, str]
+
+
+class LoadedBundle:
+    """The sources, the combiner and the catalogue of one bundle.
+
+    Args:
+        bundle: opened, so every byte was checked against its hash.
+
+    Raises:
+        BundleRefused: the parts do not fit each other, or a smoke query fails.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.version = bundle.model_version
+        self.catalogue = read_catalogue(bundle)
+        self.n_items = len(self.catalogue.items)
+        n_users = len(self.catalogue.users)
+        self.sources: dict[str, Source] = {}
+        self.popular: PopularSource | None = None
+        self.popular_name = ""
+        self.vectors: VectorSource | None = None
+        self.vectors_name = ""
+        self.neighbours: dict[str, Neighbours] = {}
+        self.combiner: Combiner | None = None
+        self.hot: list[dict[str, Any]] | None = None
+        for name, section in bundle.sections.items():
+            kind, source = section.meta.get("kind"), str(section.meta.get("source"))
+            if kind == "vectors" or (kind == "catalogue" and section.meta.get("vectors") is not None):
+                vectors = read_vectors(name, section, n_items=self.n_items, n_users=n_users)
+                found = self.sources[vectors.source] = VectorSource(vectors)
+                if kind == "catalogue" or self.vectors is None:
+                    self.vectors, self.vectors_name = found, vectors.source
+            elif kind == "neighbours":
+                neighbours = read_neighbours(name, section, n_items=self.n_items)
+                self.neighbours[source] = neighbours
+                self.sources[source] = HistorySource(
+                    neighbours, length=neighbours.recency.length, reason="goes with what you turned to lately"
+                )
+            elif kind == "returns":
+                returns = read_returns(name, section, n_items=self.n_items)
+                length = int(section.meta["length"])
+                self.sources[source] = HistorySource(returns, length=length, reason="you may come back to it")
+            elif kind == "popular":
+                lists = read_popular(name, section, n_items=self.n_items, n_users=n_users)
+                self.popular, self.popular_name = PopularSource(lists), source
+                self.sources[source] = self.popular
+            elif kind == "fusion":
+                self.combiner = read_fusion(name, section, n_items=self.n_items)
+            elif kind == "hot":
+                self.hot = read_hot(name, section, n_items=self.n_items)
+        self._check_sources()
+        self.in_stock = self._in_stock()
+        self._category_names, self._categories = self._read_categories()
+        self._warm()
+
+    @classmethod
+    def open(cls, path: Path | str, *, max_bytes: int) -> LoadedBundle:
+        """The bundle at `path`, every file checked."""
+        return cls(open_bundle(path, max_bytes=max_bytes))
+
+    def wanted(self, user_idx: int, actions: Sequence[Action], *, at_us: int, allowed: Bitmap) -> Wanted:
+        """The request as the sources see it: the stored history with the fresh actions in their places."""
+        histories = self.catalogue.histories
+        start, stop = histories.indptr[user_idx : user_idx + 2] if user_idx >= 0 else (0, 0)
+        stored = slice(int(start), int(stop))
+        items, behaviour = histories.target_idx[stored], histories.behaviour[stored]
+        times = histories.timestamp_us[stored]
+        new = self._new(actions, items, behaviour, times)
+        if len(new):
+            items = np.concatenate([items, new[:, 0].astype(np.int32)])
+            behaviour = np.concatenate([behaviour, new[:, 1].astype(np.int8)])
+            times = np.concatenate([times, new[:, 2]])
+            order = np.argsort(times, kind="stable")
+            items, behaviour, times = items[order], behaviour[order], times[order]
+        last = slice(-HISTORY_LENGTH, None)
+        history = HistoryBatch(
+            items[last][None],
+            behaviour[last][None],
+            times[last][None],
+            np.ones((1, min(len(items), HISTORY_LENGTH)), dtype=bool),
+        )
+        return Wanted(user_idx, history, bool(len(new)), np.array([at_us], dtype=np.int64), allowed)
+
+    def fused(self, wanted: Wanted, *, k: int) -> list[Found]:
+        """The best k allowed products as (item_idx, score, source), best first."""
+        depth = max(DEPTH, k)
+        if self.combiner is None:
+            name = next((name for name in self.sources if self.sources[name] is not self.popular), None)
+            if name is None:
+                return []
+            ids, scores = self.sources[name].candidates(wanted, k=k).row(0)
+            return [(i, s, name) for i, s in zip(ids.tolist(), scores.tolist(), strict=True)]
+        names = self.combiner.sources
+        found: list[Candidates] = [self.sources[name].candidates(wanted, k=depth) for name in names]
+        if not any(int(candidates.counts[0]) for candidates in found):
+            return []
+        fused = self.combiner.recommend(found, wanted.history, wanted.at_us, k=k)
+        ids, scores = fused.candidates.row(0)
+        owners = fused.source[0, : len(ids)].tolist()
+        return [
+            (i, s, names[owner]) for i, s, owner in zip(ids.tolist(), scores.tolist(), owners, strict=True)
+        ]
+
+    @property
+    def returns(self) -> bool:
+        """Whether training found it better that consumed products may return."""
+        return self.combiner is None or self.combiner.returns
+
+    def is_popular(self, source: str) -> bool:
+        """Whether the source is the popular list, which knows nothing of a single user."""
+        return self.popular is not None and source == self.popular_name
+
+    def hidden(self, wanted: Wanted) -> IntArray:
+        """The items that the user has asked not to see."""
+        history = wanted.history
+        items: IntArray = history.target_idx[0][history.behaviour[0] == Behaviour.HIDE.code]
+        return items
+
+    def consumed(self, user_idx: int, wanted: Wanted) -> IntArray:
+        """The items that the user has consumed, as the bundle and the fresh actions say."""
+        codes = [behaviour.code for behaviour in self.catalogue.consumption]
+        own: IntArray = wanted.history.target_idx[0][np.isin(wanted.history.behaviour[0], codes)]
+        if user_idx < 0:
+            return own
+        start, stop = self.catalogue.seen_indptr[user_idx : user_idx + 2]
+        return np.concatenate([self.catalogue.seen_ids[start:stop], own])
+
+    def _new(
+        self, actions: Sequence[Action], items: IntArray, behaviour: Any, times: Any
+    ) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """(n, 3) item, behaviour and time of the actions on known items that the stored history lacks."""
+        rows = [
+            (item, action.behaviour.code, action.timestamp_us)
+            for action in actions
+            if (item := self.catalogue.items.get(action.item)) >= 0
+        ]
+        if rows and len(times) and rows[0][2] <= times[-1]:
+            stored = set(zip(items.tolist(), behaviour.tolist(), times.tolist(), strict=True))
+            rows = [row for row in rows if row not in stored]
+        return np.array(rows, dtype=np.int64).reshape(-1, 3)
+
+    def category(self, name: str) -> Bitmap:
+        """The items of a category; none of an unknown one."""
+        code = self._category_names.get(name, -2)
+        return Bitmap.of(self._categories == code)
+
+    def _read_categories(self) -> tuple[dict[str, int], IntArray]:
+        table = self.catalogue.item_table
+        if "category" not in table.column_names or table["category"].null_count == self.n_items:
+            return {}, np.full(self.n_items, -1, dtype=np.int32)
+        encoded = pc.dictionary_encode(table["category"].combine_chunks().cast(pa.string()))
+        names = {name: code for code, name in enumerate(encoded.dictionary.to_pylist())}
+        return names, _numbers(encoded.indices, np.dtype(np.int32), -1)
+
+    def _in_stock(self) -> Bitmap:
+        """Which items the catalogue does not call sold out."""
+        table = self.catalogue.item_table
+        if "stock" not in table.column_names or not self.n_items:
+            return Bitmap.full(self.n_items)
+        stock = _numbers(table["stock"].combine_chunks().cast(pa.float64()), np.dtype(np.float64), np.nan)
+        return Bitmap.of(~(stock <= 0))
+
+    def _check_sources(self) -> None:
+        named = self.combiner.sources if self.combiner is not None else ()
+        missing = [name for name in named if name not in self.sources]
+        if missing:
+            raise BundleRefused(
+                Reason.CONTENT,
+                f"{self.bundle.path}: the combiner reads {', '.join(missing)}, which is not in the bundle",
+            )
+        others = [name for name, source in self.sources.items() if source is not self.popular]
+        if self.combiner is None and len(others) > 1:
+            raise BundleRefused(
+                Reason.CONTENT,
+                f"{self.bundle.path}: {', '.join(others)} need a section 'fusion' to be merged",
+            )
+
+    def _warm(self) -> None:
+        """Smoke queries: look-up tables are built, and a bundle that cannot answer is refused."""
+        self.catalogue.items.get("")
+        self.catalogue.users.get("")
+        last_user = len(self.catalogue.users) - 1
+        for user_idx in {-1, min(0, last_user), last_user}:
+            allowed = Bitmap.full(self.n_items)
+            wanted = self.wanted(user_idx, (), at_us=self.catalogue.as_of_us, allowed=allowed)
+            try:
+                answer = self.fused(wanted, k=10)
+            except (ValueError, IndexError, BundleError) as error:
+                raise BundleRefused(
+                    Reason.CONTENT, f"{self.bundle.path}: a smoke query failed: {error}"
+                ) from error
+            if not all(np.isfinite(score) for _, score, _ in answer):
+                raise BundleRefused(
+                    Reason.NOT_FINITE, f"{self.bundle.path}: a smoke query gave a score that is not finite"
+                )
+
+
+def _numbers(column: pa.Array, dtype: np.dtype[Any], missing: float) -> np.ndarray[Any, Any]:
+    """A column as numpy. Not `to_numpy` or `fill_null`, which import pandas where it is installed."""
+    values = np.frombuffer(column.buffers()[1], dtype=dtype)[column.offset : column.offset + len(column)]
+    if not column.null_count:
+        return values
+    valid = np.unpackbits(np.frombuffer(column.buffers()[0], dtype=np.uint8), bitorder="little")
+    return np.where(valid[column.offset : column.offset + len(column)], values, missing).astype(dtype)

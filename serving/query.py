@@ -1,0 +1,129 @@
+"""From a fresh history to the user's vector: the query tower in ONNX Runtime, or the closed form of ALS."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as onnx_errors
+
+from recsys.bundle import BundleRefused, Reason
+from recsys.data.behaviours import DAY_US, BehaviourWeights
+from recsys.data.histories import HistoryBatch
+from recsys.models.fold_in import FoldIn
+from recsys.product_sections import FoldInQuery, TowerQuery, Vectors
+from recsys.types import BEHAVIOURS, FloatArray, LongArray
+
+_SECOND_US = 1_000_000
+#: ONNX Runtime's errors have no common base.
+_ONNX_ERRORS = (
+    onnx_errors.Fail,
+    onnx_errors.InvalidArgument,
+    onnx_errors.InvalidGraph,
+    onnx_errors.InvalidProtobuf,
+    onnx_errors.NotImplemented,
+    onnx_errors.RuntimeException,
+)
+
+
+class Query(Protocol):
+    """Gives the vector of one user."""
+
+    def vector(self, history: HistoryBatch, at_us: LongArray, user_idx: int) -> FloatArray:
+        """(d,) float32 of a user with history (1, L) at the moment `at_us` (1,); index -1 is unknown."""
+        ...
+
+
+class TowerVector:
+    """The query tower in ONNX Runtime, on one thread.
+
+    Args:
+        query: graph and profiles.
+        item_vectors: (n, d) float32 that histories are gathered from.
+
+    Raises:
+        BundleRefused: ONNX Runtime cannot read the graph, or it takes other inputs.
+    """
+
+    def __init__(self, query: TowerQuery, item_vectors: FloatArray) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                bytes(query.onnx), options, providers=["CPUExecutionProvider"]
+            )
+        except _ONNX_ERRORS as error:
+            raise BundleRefused(
+                Reason.CONTENT, f"user_tower.onnx: ONNX Runtime refuses it: {error}"
+            ) from error
+        inputs = {entry.name for entry in self._session.get_inputs()}
+        if inputs != {"history", "behaviour", "age_s", "mask", "profile"}:
+            raise BundleRefused(Reason.CONTENT, f"user_tower.onnx takes {sorted(inputs)}: train again")
+        self._length = query.length
+        self._profiles = query.profiles
+        self._item_vectors = item_vectors
+        self._nobody = np.zeros((1, item_vectors.shape[1]), dtype=np.float32)
+
+    def vector(self, history: HistoryBatch, at_us: LongArray, user_idx: int) -> FloatArray:
+        """(d,) float32 vector of one user; index -1 is one of whom nothing but the history is known."""
+        length, have = self._length, history.mask.shape[1]
+        lacking = ((0, 0), (max(length - have, 0), 0))  # a short history stands at the right end
+
+        def last(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+            return np.pad(values[:, -length:], lacking)
+
+        mask = last(history.mask)
+        age_s = np.where(mask, (at_us[:, None] - last(history.timestamp_us)) / _SECOND_US, 0.0)
+        profile = self._profiles[user_idx][None] if user_idx >= 0 else self._nobody
+        (vectors,) = self._session.run(
+            None,
+            {
+                "history": self._item_vectors[last(history.target_idx)],
+                "behaviour": last(history.behaviour).astype(np.int64),
+                "age_s": age_s.astype(np.float32),
+                "mask": mask,
+                "profile": np.ascontiguousarray(profile),
+            },
+        )
+        vector: FloatArray = vectors[0]
+        return vector
+
+
+class FoldInVector:
+    """The closed form of ALS over the history's confidences; dwell is not known here and counts 1."""
+
+    def __init__(self, query: FoldInQuery, item_vectors: FloatArray) -> None:
+        self._solver = FoldIn(item_vectors, query.gram, query.alpha)
+        self._half_life_days = query.weights.half_life_days
+        self._weight = _weight_table(query.weights)
+
+    def vector(self, history: HistoryBatch, at_us: LongArray, user_idx: int) -> FloatArray:
+        """(d,) float32 vector of one user, zero for a history that says nothing."""
+        confidence = self._weight[history.behaviour] * history.mask
+        if self._half_life_days is not None:
+            age_days = np.maximum(at_us[:, None] - history.timestamp_us, 0) / DAY_US
+            confidence = confidence * np.exp2(-age_days / self._half_life_days)
+        says = confidence[0] > 0
+        items, place = np.unique(history.target_idx[0][says], return_inverse=True)
+        if not len(items):
+            return np.zeros(self._solver.gram.shape[0], dtype=np.float32)
+        total = np.bincount(place, weights=confidence[0][says]).astype(np.float32)
+        return self._solver.vector(items, total)
+
+
+def query_of(vectors: Vectors) -> Query | None:
+    """How fresh histories become vectors, or None where the model has no way."""
+    if isinstance(vectors.query, TowerQuery):
+        return TowerVector(vectors.query, vectors.item_vectors)
+    if isinstance(vectors.query, FoldInQuery):
+        return FoldInVector(vectors.query, vectors.item_vectors)
+    return None
+
+
+def _weight_table(weights: BehaviourWeights) -> FloatArray:
+    table = np.zeros(len(BEHAVIOURS), dtype=np.float32)
+    for behaviour, weight in weights.weights.items():
+        table[behaviour.code] = weight
+    return table

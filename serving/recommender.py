@@ -1,0 +1,423 @@
+"""The recommender of a live-room backend: products, rooms and hot items, in process.
+
+A request reads one pointer to the bundle and one copy of what is available, and needs no lock. Reports and
+swaps take turns; a report is visible to every request that begins after the call returns.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from recsys.bundle import MAX_BYTES
+from recsys.data.ids import id_key
+from recsys.data.tombstones import forget as write_tombstone
+from recsys.data.tombstones import forgotten, tombstone
+from recsys.types import Behaviour, Event, ExternalId
+from serving.answer import Answer, Entry, NotServed, RequestError
+from serving.bitmap import Bitmap
+from serving.loaded import Found, LoadedBundle
+from serving.reload import Follower
+from serving.sources import Wanted
+from serving.state import Action, Facts, FreshActions
+
+_SECOND_US = 1_000_000
+
+
+@dataclass(frozen=True)
+class _Current:
+    """The bundle in use and which of its items can be had; replaced as one."""
+
+    loaded: LoadedBundle
+    available: Bitmap
+
+
+class Recommender:
+    """Answers from one bundle at a time; every method may be called from any thread.
+
+    Args:
+        loaded: the bundle to begin with.
+        max_bytes: the most that a bundle's files may take.
+        future_tolerance_s: an observed event that is further ahead of the clock than this is not believed.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedBundle,
+        *,
+        max_bytes: int = MAX_BYTES,
+        future_tolerance_s: float = 300.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._max_bytes = max_bytes
+        self._future_tolerance_s = future_tolerance_s
+        self._clock = clock
+        self._writing = threading.Lock()  # one report, swap or roll-back at a time
+        self._swapping = threading.Lock()  # one bundle is read at a time, while reports go on
+        self._facts = Facts()
+        self._fresh = FreshActions()
+        self._forgotten: frozenset[str] = frozenset()
+        self._counts: Counter[str] = Counter()
+        self._counting = threading.Lock()
+        self._newest_us = 0
+        self._previous: LoadedBundle | None = None
+        self._current = self._serving(loaded)
+        self.reread_forgotten()
+
+    @classmethod
+    def load(
+        cls, path: Path | str, *, max_bytes: int = MAX_BYTES, clock: Callable[[], float] = time.time
+    ) -> Self:
+        """A recommender that answers from the bundle at `path`.
+
+        Args:
+            path: a bundle's directory.
+            max_bytes: the most that its files may take.
+            clock: seconds since the epoch; it is only used to tell events of the future.
+
+        Raises:
+            BundleRefused: damaged, mixed, of an unknown format, or unfit to answer; `reason` says which.
+        """
+        return cls(LoadedBundle.open(path, max_bytes=max_bytes), max_bytes=max_bytes, clock=clock)
+
+    # -- requests -------------------------------------------------------------------------------------------
+
+    def products(
+        self,
+        user_id: ExternalId,
+        *,
+        k: int = 20,
+        repeat: bool | None = None,
+        allow: Iterable[ExternalId] | None = None,
+        deny: Iterable[ExternalId] = (),
+        category: str | None = None,
+        personalised: bool = True,
+        now: float | None = None,
+    ) -> Answer:
+        """The best k products for a user, among those that can be had right now.
+
+        Args:
+            user_id: as the log spells it; an unknown one gets what is popular, and the answer says so.
+            k: how many, at least 1.
+            repeat: whether what the user consumed before may return; None is as training found it better.
+            allow: only these products; ids that the bundle does not know are passed over.
+            deny: none of these products.
+            category: only products of this category.
+            personalised: False answers without using anything of this user.
+            now: the moment of asking, seconds since the epoch; None is the time of the log: the latest of
+                the bundle's own moment and all observed events, so that a replay needs no clock.
+
+        Raises:
+            RequestError: k below 1.
+        """
+        _check_k(k)
+        current = self._current
+        loaded, allowed = current.loaded, current.available.copy()
+        self._restrict(loaded, allowed, allow, deny, category)
+        user_idx, actions, why_not = self._known(loaded, user_id, personalised)
+        wanted = loaded.wanted(user_idx, actions, at_us=self._at_us(loaded, now), allowed=allowed)
+        if why_not is None and not wanted.history.mask.any() and user_idx < 0:
+            why_not = "unknown user"
+        found: list[Found] = []
+        if why_not is None:
+            allowed.remove(loaded.hidden(wanted))
+            returns = loaded.returns if repeat is None else repeat
+            if not returns:
+                allowed.remove(loaded.consumed(user_idx, wanted))
+            found = loaded.fused(wanted, k=min(k, loaded.n_items))
+            if all(loaded.is_popular(source) for _, _, source in found):
+                why_not = "nothing is known of the user"
+        found += self._popular(loaded, wanted, min(k, loaded.n_items) - len(found), found)
+        fallback = None if why_not is None else f"popular: {why_not}"
+        return self._answer(loaded, found, k, fallback, allowed)
+
+    def hot(self, *, k: int = 20) -> Answer:
+        """The k products most likely to become hot that can be had; the facts hold interval and grade.
+
+        Raises:
+            NotServed: the bundle has no hot list.
+            RequestError: k below 1.
+        """
+        _check_k(k)
+        current = self._current
+        loaded, available = current.loaded, current.available
+        if loaded.hot is None:
+            raise NotServed(
+                f"bundle {loaded.version} has no section 'hot': train it from a log with purchases"
+            )
+        rows = [row for row in loaded.hot if row["item_idx"] in available]
+        entries = tuple(
+            Entry(
+                id=loaded.catalogue.items.one(row["item_idx"]),
+                score=float(row["potential"]),
+                source="hot",
+                reason=row.get("reasons") or f"grade {row['grade']}",
+                facts={name: value for name, value in row.items() if name not in ("item_idx", "reasons")},
+            )
+            for row in rows[:k]
+        )
+        return Answer(entries, loaded.version, shortfall=_shortfall(len(entries), k, len(rows)))
+
+    def similar(self, item_id: ExternalId, *, k: int = 20) -> Answer:
+        """The k products that go with a product, or what is popular for one that the bundle does not know.
+
+        Raises:
+            RequestError: k below 1.
+        """
+        _check_k(k)
+        current = self._current
+        loaded, allowed = current.loaded, current.available.copy()
+        item = loaded.catalogue.items.get(item_id)
+        nobody = loaded.wanted(-1, (), at_us=loaded.catalogue.as_of_us, allowed=allowed)
+        found: list[Found] = []
+        if item >= 0:
+            allowed.remove([item])
+            for name, neighbours in loaded.neighbours.items():
+                of_item = slice(*neighbours.indptr[item : item + 2].tolist())
+                ids = neighbours.ids[of_item]
+                kept = allowed.has(ids)
+                pairs = zip(ids[kept].tolist(), neighbours.scores[of_item][kept].tolist(), strict=True)
+                found = [(i, s, name) for i, s in pairs][:k]
+                if found:
+                    break
+            if not found and loaded.vectors is not None:
+                vector = np.asarray(loaded.vectors.index.vectors[item])
+                ids, scores = loaded.vectors.nearest(vector, k=k, allowed=allowed)
+                name = loaded.vectors_name
+                found = [(i, s, name) for i, s in zip(ids.tolist(), scores.tolist(), strict=True)]
+        fallback = None
+        if not found:
+            fallback = "popular: unknown item" if item < 0 else "popular: nothing goes with the item yet"
+            found = self._popular(loaded, nobody, k, [])
+        return self._answer(loaded, found, k, fallback, allowed)
+
+    # -- reports --------------------------------------------------------------------------------------------
+
+    def observe(self, event: Event) -> None:
+        """Takes in what a user has just done; the user's next answer knows it.
+
+        Events without a product or on an unknown one, impressions, repeats of an event and events from the
+        future are counted (see `counts`) and change nothing.
+        """
+        moment = event.timestamp if event.timestamp.tzinfo else event.timestamp.replace(tzinfo=UTC)
+        at_us = round(moment.timestamp() * _SECOND_US)
+        self._count("observed")
+        if at_us > (self._clock() + self._future_tolerance_s) * _SECOND_US:
+            self._count("future_event")
+            return
+        with self._counting:
+            self._newest_us = max(self._newest_us, at_us)
+        if event.item_id is None or event.event is Behaviour.IMPRESSION:
+            return
+        loaded = self._current.loaded
+        if loaded.catalogue.items.get(event.item_id) < 0:
+            self._count("unknown_item")
+            return
+        if self._known(loaded, event.user_id, personalised=True)[2] is not None:
+            self._count("not_kept")  # the person is forgotten or has opted out
+            return
+        action = Action(at_us, id_key(event.item_id), event.event)
+        if not self._fresh.add(id_key(event.user_id), action):
+            self._count("repeated_event")
+
+    def stock_changed(self, item_id: ExternalId, units: float) -> None:
+        """Says how many units of a product are left; at 0 or below it is in no answer from now on."""
+        self._report(item_id, units=float(units))
+
+    def item_listed(self, item_id: ExternalId, *, listed: bool = True) -> None:
+        """Says whether a product is for sale."""
+        self._report(item_id, listed=listed)
+
+    def item_blocked(self, item_id: ExternalId, *, blocked: bool = True) -> None:
+        """Says whether a product must not be shown, whatever its stock."""
+        self._report(item_id, blocked=blocked)
+
+    def forget(self, user_id: ExternalId) -> None:
+        """Removes a person for good: from this process now, and from every bundle beside this one.
+
+        The tombstone lies beside the bundles and outlives them.
+        """
+        with self._writing:
+            mark = write_tombstone(self.path.parent, user_id)
+            self._forgotten |= {mark}
+            self._fresh.forget(id_key(user_id))
+
+    def reread_forgotten(self) -> None:
+        """Reads the list of forgotten people again: other processes write to it too."""
+        with self._writing:
+            self._forgotten |= forgotten(self.path.parent)
+
+    # -- bundles --------------------------------------------------------------------------------------------
+
+    @property
+    def version(self) -> str:
+        """Model version of the bundle in use."""
+        return self._current.loaded.version
+
+    @property
+    def path(self) -> Path:
+        """Directory of the bundle in use."""
+        return self._current.loaded.bundle.path
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How often what happened: requests by fallback, observed, unknown, repeated and future events."""
+        return dict(self._counts)
+
+    def swap(self, path: Path | str) -> str:
+        """Takes another bundle into use and returns its version; requests in flight finish on the old one.
+
+        Raises:
+            BundleRefused: as `load`; the old bundle goes on.
+        """
+        with self._swapping:
+            loaded = LoadedBundle.open(path, max_bytes=self._max_bytes)
+            with self._writing:
+                self._forgotten |= forgotten(loaded.bundle.path.parent)
+                self._previous = self._current.loaded
+                self._current = self._serving(loaded)
+        return loaded.version
+
+    def rollback(self) -> str:
+        """Goes back to the bundle before the last swap and returns its version.
+
+        Raises:
+            RequestError: there was no swap.
+        """
+        with self._swapping, self._writing:
+            if self._previous is None:
+                raise RequestError("rollback: there is no bundle before this one; swap comes first")
+            before, self._previous = self._previous, self._current.loaded
+            self._current = self._serving(before)
+            return before.version
+
+    def watch(self, directory: Path | str, *, interval_s: float = 2.0) -> Follower:
+        """Follows the directory's CURRENT pointer from a thread; `stop()` on what comes back ends it."""
+        return Follower(self, directory, interval_s=interval_s).start()
+
+    # -- inside ---------------------------------------------------------------------------------------------
+
+    def _serving(self, loaded: LoadedBundle) -> _Current:
+        """A bundle with all reports applied to it."""
+        available = loaded.in_stock.copy()
+        for item, facts in self._facts:
+            index = loaded.catalogue.items.get(item)
+            if index >= 0:
+                available.put(index, facts.available(index in loaded.in_stock))
+        return _Current(loaded, available)
+
+    def _report(
+        self,
+        item_id: ExternalId,
+        *,
+        units: float | None = None,
+        listed: bool | None = None,
+        blocked: bool | None = None,
+    ) -> None:
+        with self._writing:
+            facts = self._facts.report(id_key(item_id), units=units, listed=listed, blocked=blocked)
+            loaded = self._current.loaded
+            index = loaded.catalogue.items.get(item_id)
+            if index >= 0:
+                self._current.available.put(index, facts.available(index in loaded.in_stock))
+
+    def _known(
+        self, loaded: LoadedBundle, user_id: ExternalId, personalised: bool
+    ) -> tuple[int, tuple[Action, ...], str | None]:
+        """The user's index (-1), fresh actions, and why the answer cannot be personal, if it cannot."""
+        if not personalised:
+            return -1, (), "asked for without personalisation"
+        if self._is_forgotten(user_id):
+            return -1, (), "unknown user"
+        user_idx = loaded.catalogue.users.get(user_id)
+        if user_idx >= 0 and not loaded.catalogue.personalised[user_idx]:
+            return -1, (), "the user has opted out"
+        return user_idx, self._fresh.of(id_key(user_id)), None
+
+    def _is_forgotten(self, user_id: ExternalId) -> bool:
+        return bool(self._forgotten) and tombstone(user_id) in self._forgotten
+
+    def _at_us(self, loaded: LoadedBundle, now: float | None) -> int:
+        if now is not None:
+            return round(now * _SECOND_US)
+        return max(loaded.catalogue.as_of_us, self._newest_us)
+
+    @staticmethod
+    def _restrict(
+        loaded: LoadedBundle,
+        allowed: Bitmap,
+        allow: Iterable[ExternalId] | None,
+        deny: Iterable[ExternalId],
+        category: str | None,
+    ) -> None:
+        items = loaded.catalogue.items
+        if allow is not None:
+            only = Bitmap.empty(loaded.n_items)
+            only.add([index for item in allow if (index := items.get(item)) >= 0])
+            allowed &= only
+        if category is not None:
+            allowed &= loaded.category(category)
+        denied = [index for item in deny if (index := items.get(item)) >= 0]
+        if denied:
+            allowed.remove(denied)
+
+    @staticmethod
+    def _popular(loaded: LoadedBundle, wanted: Wanted, k: int, have: list[Found]) -> list[Found]:
+        """What is popular, to fill up k more places; scores go on below those that are there."""
+        if k < 1 or loaded.popular is None:
+            return []
+        left = wanted.allowed.copy()
+        left.remove([item for item, _, _ in have])
+        ids, scores = loaded.popular.best(loaded.popular.segment(wanted.user_idx), k=k, allowed=left)
+        below = have[-1][1] - 1.0 if have else 0.0
+        return [
+            (item, below + score, loaded.popular_name)
+            for item, score in zip(ids.tolist(), scores.tolist(), strict=True)
+        ]
+
+    def _answer(
+        self,
+        loaded: LoadedBundle,
+        found: list[Found],
+        k: int,
+        fallback: str | None,
+        allowed: Bitmap,
+    ) -> Answer:
+        self._count("answered")
+        if fallback is not None:
+            self._count("fallback")
+        entries = tuple(
+            Entry(loaded.catalogue.items.one(item), score, source, loaded.sources[source].reason)
+            for item, score, source in found
+        )
+        shortfall = _shortfall(len(entries), k, allowed.count()) if len(entries) < k else None
+        return Answer(entries, loaded.version, fallback, shortfall)
+
+    def _count(self, what: str) -> None:
+        with self._counting:
+            self._counts[what] += 1
+
+
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise RequestError(f"k={k}: ask for at least 1")
+
+
+def _shortfall(shown: int, k: int, allowed: int) -> str | None:
+    """Why there are fewer than k."""
+    if shown >= k:
+        return None
+    if allowed == 0:
+        return "no product is both available and allowed"
+    if shown >= allowed:
+        return f"only {allowed} products are both available and allowed"
+    return f"the sources name no more than {shown} of the {allowed} products that are available and allowed"

@@ -1,0 +1,122 @@
+"""Follows a directory's CURRENT pointer and swaps the bundle that it names into a running process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from recsys.bundle import BundleRefused, Reason
+from recsys.errors import RecsysError
+
+POINTER = "CURRENT"
+_log = logging.getLogger(__name__)
+
+
+class Swappable(Protocol):
+    """What a follower keeps up to date."""
+
+    @property
+    def path(self) -> Path:
+        """The directory of the bundle in use."""
+        ...
+
+    def swap(self, path: Path | str) -> str:
+        """Takes another bundle into use and returns its version."""
+        ...
+
+    def reread_forgotten(self) -> None:
+        """Reads the list of forgotten people again."""
+        ...
+
+
+def point_to(directory: Path, name: str) -> None:
+    """Makes CURRENT name the bundle `name` of the directory: a reader sees the old name or the new one."""
+    with tempfile.NamedTemporaryFile("w", dir=directory, prefix=f".{POINTER}.", delete=False) as file:
+        file.write(name + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(file.name, directory / POINTER)
+
+
+def pointed_to(directory: Path) -> Path:
+    """The bundle that the directory's CURRENT names: a file with the name of a neighbour, or a link.
+
+    Raises:
+        BundleRefused: no pointer, or one that names no plain neighbour.
+    """
+    pointer = directory / POINTER
+    if pointer.is_symlink():
+        return pointer.resolve()
+    try:
+        name = pointer.read_text().strip()
+    except OSError as error:
+        raise BundleRefused(Reason.MISSING, f"{pointer} cannot be read: {error.strerror}") from error
+    if not name or name in (".", "..") or "/" in name or "\0" in name:
+        raise BundleRefused(Reason.UNSAFE_PATH, f"{pointer} names {name!r}: it must name a bundle beside it")
+    return (directory / name).resolve()
+
+
+class Follower:
+    """Looks at the pointer every so often; a bad bundle is refused once, logged, and the old one goes on.
+
+    Args:
+        recommender: what to keep up to date.
+        directory: holds the bundles and CURRENT.
+        interval_s: seconds between two looks.
+    """
+
+    def __init__(self, recommender: Swappable, directory: Path | str, *, interval_s: float = 2.0) -> None:
+        self._recommender = recommender
+        self._directory = Path(directory)
+        self._interval_s = interval_s
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._refused: Path | None = None
+        self.last_error: RecsysError | OSError | MemoryError | None = None
+
+    def check(self) -> bool:
+        """One look: True where another bundle was taken into use."""
+        try:
+            self._recommender.reread_forgotten()
+            target = pointed_to(self._directory)
+            if target in (self._recommender.path, self._refused):
+                return False
+            self._refused = target  # unless it turns out well; what fails once is not tried in a loop
+            version = self._recommender.swap(target)
+        except (RecsysError, OSError, MemoryError) as error:
+            self.last_error = error
+            _log.warning("bundle not taken, the old one goes on: %s", error)
+            return False
+        self._refused, self.last_error = None, None
+        _log.info("now answering from %s, version %s", target, version)
+        return True
+
+    def start(self) -> Self:
+        """Looks from a thread of its own until `stop`."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="bundle-follower", daemon=True)
+            self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """Ends the thread; a swap in progress is finished first."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval_s):
+            self.check()
