@@ -21,7 +21,7 @@ _DIGEST_LENGTH = 64
 
 def tombstone(user_id: ExternalId) -> str:
     """What stands for a person on the list: the SHA-256 of the id's text, in hex."""
-    return hashlib.sha256(id_key(user_id).encode()).hexdigest()
+    return hashlib.sha256(id_key(user_id).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def forget(folder: Path, user_id: ExternalId, *, at: datetime | None = None) -> str:

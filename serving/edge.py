@@ -1,0 +1,294 @@
+"""The HTTP edge, for backends in other languages. It binds no address: that is the command line's part."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import Body, Depends, FastAPI, Header, HTTPException, Query, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, InfoMetricFamily
+from prometheus_client.registry import Collector
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from recsys.bundle import BundleRefused
+from recsys.types import Behaviour, Event, ExternalId
+from serving.answer import Answer, NotServed, RequestError
+from serving.recommender import Recommender
+
+MAX_K = 500
+MAX_BODY_BYTES = 64 << 10
+MAX_IDS = 1_000
+_ID_LENGTH = 256
+
+Id = Annotated[str, Field(min_length=1, max_length=_ID_LENGTH)] | int
+K = Annotated[int, Query(ge=1, le=MAX_K)]
+Ids = Annotated[list[str] | None, Query(max_length=MAX_IDS)]
+UserId = Annotated[str, Query(min_length=1, max_length=_ID_LENGTH)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class EventIn(_Body):
+    """One event, as `recsys.types.Event`."""
+
+    user_id: Id
+    event: Behaviour
+    timestamp: datetime
+    item_id: Id | None = None
+    room_id: Id | None = None
+    streamer_id: Id | None = None
+    duration_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    quantity: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    amount: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    position: Annotated[int, Field(ge=0)] | None = None
+    source: Annotated[str, Field(max_length=_ID_LENGTH)] | None = None
+    event_id: Annotated[str, Field(max_length=_ID_LENGTH)] | None = None
+
+
+class StockIn(_Body):
+    """How many units of a product are left."""
+
+    item_id: Id
+    units: Finite
+
+
+class ListedIn(_Body):
+    """Whether a product is for sale."""
+
+    item_id: Id
+    listed: bool = True
+
+
+class BlockedIn(_Body):
+    """Whether a product must not be shown."""
+
+    item_id: Id
+    blocked: bool = True
+
+
+class ForgetIn(_Body):
+    """A person to be forgotten."""
+
+    user_id: Id
+
+
+class EntryOut(BaseModel):
+    """One product or room."""
+
+    id: ExternalId
+    score: float
+    source: str
+    reason: str
+    facts: dict[str, Any]
+
+
+class AnswerOut(BaseModel):
+    """A ranked answer, best first."""
+
+    version: str
+    fallback: str | None
+    shortfall: str | None
+    entries: list[EntryOut]
+
+
+def create_app(
+    recommender: Recommender, *, admin_token: str | None = None, max_in_flight: int = 64
+) -> FastAPI:
+    """The application.
+
+    Args:
+        recommender: what answers.
+        admin_token: bearer token of the calls under /v1/admin; None refuses them all.
+        max_in_flight: requests beyond so many at once are turned away with 503.
+    """
+    app = FastAPI(title="Live-commerce recommendations", version=recommender.version)
+    registry = CollectorRegistry()
+    latency = Histogram(
+        "recsys_request_seconds",
+        "Time in the recommender",
+        ["call"],
+        registry=registry,
+        buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0),
+    )
+    registry.register(_Counts(recommender))
+    app.add_middleware(_Limits, max_in_flight=max_in_flight)
+
+    def allowed_to_administer(authorization: Annotated[str, Header()] = "") -> None:
+        wanted = f"Bearer {admin_token}".encode()
+        given = authorization.encode()
+        if not hmac.compare_digest(given, wanted) or admin_token is None:
+            raise HTTPException(403, "an admin call needs the admin token as `Authorization: Bearer …`")
+
+    admin = [Depends(allowed_to_administer)]
+
+    @app.exception_handler(RequestError)
+    def bad_request(_: Request, error: RequestError) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 422)
+
+    @app.exception_handler(NotServed)
+    def not_served(_: Request, error: NotServed) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 404)
+
+    @app.exception_handler(BundleRefused)
+    def refused(_: Request, error: BundleRefused) -> JSONResponse:
+        return JSONResponse({"detail": str(error), "reason": error.reason.value}, 409)
+
+    @app.get("/v1/products")
+    def products(
+        user_id: UserId,
+        k: K = 20,
+        repeat: bool | None = None,
+        allow: Ids = None,
+        deny: Ids = None,
+        category: Annotated[str | None, Query(max_length=_ID_LENGTH)] = None,
+        personalised: bool = True,
+    ) -> AnswerOut:
+        """The best k products for a user, among those that can be had."""
+        with latency.labels("products").time():
+            return _out(
+                recommender.products(
+                    user_id,
+                    k=k,
+                    repeat=repeat,
+                    allow=allow,
+                    deny=deny or (),
+                    category=category,
+                    personalised=personalised,
+                )
+            )
+
+    @app.get("/v1/hot")
+    def hot(k: K = 20) -> AnswerOut:
+        """The k products most likely to become hot."""
+        with latency.labels("hot").time():
+            return _out(recommender.hot(k=k))
+
+    @app.get("/v1/similar")
+    def similar(item_id: UserId, k: K = 20) -> AnswerOut:
+        """The k products that go with one."""
+        with latency.labels("similar").time():
+            return _out(recommender.similar(item_id, k=k))
+
+    @app.post("/v1/events", status_code=202)
+    def events(batch: Annotated[list[EventIn], Body(max_length=MAX_IDS)]) -> dict[str, int]:
+        """Takes in what users have just done."""
+        with latency.labels("events").time():
+            for event in batch:
+                recommender.observe(Event(**event.model_dump()))
+        return {"accepted": len(batch)}
+
+    @app.post("/v1/admin/stock", status_code=204, dependencies=admin)
+    def stock(report: StockIn) -> None:
+        """Says how many units of a product are left."""
+        recommender.stock_changed(report.item_id, report.units)
+
+    @app.post("/v1/admin/listed", status_code=204, dependencies=admin)
+    def listed(report: ListedIn) -> None:
+        """Says whether a product is for sale."""
+        recommender.item_listed(report.item_id, listed=report.listed)
+
+    @app.post("/v1/admin/blocked", status_code=204, dependencies=admin)
+    def blocked(report: BlockedIn) -> None:
+        """Says whether a product must not be shown."""
+        recommender.item_blocked(report.item_id, blocked=report.blocked)
+
+    @app.post("/v1/admin/forget", status_code=204, dependencies=admin)
+    def forget(person: ForgetIn) -> None:
+        """Forgets a person for good."""
+        recommender.forget(person.user_id)
+
+    @app.post("/v1/admin/rollback", dependencies=admin)
+    def rollback() -> dict[str, str]:
+        """Goes back to the bundle before the last swap."""
+        return {"version": recommender.rollback()}
+
+    @app.get("/healthz")
+    def healthy() -> dict[str, str]:
+        """The process answers."""
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    def ready() -> dict[str, str]:
+        """A bundle is in use, and this is its version."""
+        return {"status": "ready", "version": recommender.version}
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        """Prometheus metrics."""
+        return Response(generate_latest(registry), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return app
+
+
+def _out(answer: Answer) -> AnswerOut:
+    return AnswerOut(
+        version=answer.version,
+        fallback=answer.fallback,
+        shortfall=answer.shortfall,
+        entries=[
+            EntryOut(
+                id=entry.id,
+                score=entry.score,
+                source=entry.source,
+                reason=entry.reason,
+                facts=dict(entry.facts),
+            )
+            for entry in answer
+        ],
+    )
+
+
+class _Counts(Collector):
+    """The recommender's own counts and version, read when they are asked for."""
+
+    def __init__(self, recommender: Recommender) -> None:
+        self._recommender = recommender
+        self._started_s = time.time()
+
+    def collect(self) -> Iterable[CounterMetricFamily | InfoMetricFamily]:
+        """One counter by kind, and the bundle in use."""
+        counts = CounterMetricFamily("recsys_events", "What happened, by kind", labels=["kind"])
+        for kind, count in self._recommender.counts.items():
+            counts.add_metric([kind], count, created=self._started_s)
+        yield counts
+        yield InfoMetricFamily("recsys_bundle", "The bundle in use", {"version": self._recommender.version})
+
+
+class _Limits:
+    """Turns away bodies that are too long or of no declared length, and requests beyond what fits at once."""
+
+    def __init__(self, app: ASGIApp, *, max_in_flight: int) -> None:
+        self._app = app
+        self._free = max_in_flight
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"0")
+        if b"transfer-encoding" in headers or not length.isdigit():
+            await _refuse(411, "declare the body's length")(scope, receive, send)
+        elif int(length) > MAX_BODY_BYTES:
+            await _refuse(413, f"a body has at most {MAX_BODY_BYTES} bytes")(scope, receive, send)
+        elif self._free < 1:
+            await _refuse(503, "too many requests at once; come again")(scope, receive, send)
+        else:
+            self._free -= 1  # one event loop: nothing comes between the look and the step
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                self._free += 1
+
+
+def _refuse(status: int, why: str) -> JSONResponse:
+    return JSONResponse({"detail": why}, status, headers={"Retry-After": "1"} if status == 503 else None)

@@ -1,0 +1,177 @@
+"""The HTTP edge: the same answers, and nothing that a client sends brings it down."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from serving.edge import MAX_BODY_BYTES, MAX_K, create_app
+from serving.recommender import Recommender
+from tests.serving.conftest import AS_OF, item_id, user_id
+
+KNOWN = user_id(0)
+TOKEN = {"Authorization": "Bearer s3cret"}
+
+
+class Client:
+    """Speaks to the application in process, without a socket."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return asyncio.run(self._request("GET", path, options))
+
+    def post(self, path: str, **options: Any) -> httpx.Response:
+        return asyncio.run(self._request("POST", path, options))
+
+    async def _request(self, method: str, path: str, options: dict[str, Any]) -> httpx.Response:
+        transport = httpx.ASGITransport(self._app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://edge") as client:
+            return await client.request(method, path, **options)
+
+
+@pytest.fixture
+def client(recommender: Recommender) -> Client:
+    return Client(create_app(recommender, admin_token="s3cret"))
+
+
+def ids(response: httpx.Response) -> list[Any]:
+    assert response.status_code == 200, response.text
+    return [entry["id"] for entry in response.json()["entries"]]
+
+
+def test_answers_are_the_recommenders_own(client: Client, recommender: Recommender) -> None:
+    asked = client.get("/v1/products", params={"user_id": KNOWN, "k": 7, "deny": [item_id(3), item_id(6)]})
+    answer = recommender.products(KNOWN, k=7, deny=[item_id(3), item_id(6)])
+    assert ids(asked) == answer.ids
+    assert asked.json()["version"] == "v1"
+    assert asked.json()["fallback"] is None
+    assert {"id", "score", "source", "reason", "facts"} == asked.json()["entries"][0].keys()
+    assert ids(client.get("/v1/hot", params={"k": 2})) == recommender.hot(k=2).ids
+    similar = client.get("/v1/similar", params={"item_id": item_id(3), "k": 2})
+    assert ids(similar) == recommender.similar(item_id(3), k=2).ids
+    assert (
+        client.get("/v1/products", params={"user_id": "nobody"}).json()["fallback"] == "popular: unknown user"
+    )
+
+
+def test_events_reach_the_next_answer(client: Client) -> None:
+    event = {"user_id": "new", "event": "view", "timestamp": AS_OF.isoformat(), "item_id": item_id(1)}
+    assert client.post("/v1/events", json=[event]).json() == {"accepted": 1}
+    assert client.get("/v1/products", params={"user_id": "new"}).json()["fallback"] is None
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("stock", {"item_id": item_id(7), "units": 0}),
+        ("listed", {"item_id": item_id(7), "listed": False}),
+        ("blocked", {"item_id": item_id(7)}),
+    ],
+)
+def test_a_reported_product_is_gone_from_the_next_answer(
+    client: Client, path: str, body: dict[str, Any]
+) -> None:
+    assert item_id(7) in ids(client.get("/v1/hot"))
+    assert client.post(f"/v1/admin/{path}", json=body, headers=TOKEN).status_code == 204
+    assert item_id(7) not in ids(client.get("/v1/hot"))
+
+
+@pytest.mark.parametrize("given", [{}, {"Authorization": "Bearer s3cre"}, {"Authorization": "s3cret"}])
+def test_admin_calls_need_the_token(client: Client, given: dict[str, str]) -> None:
+    for path in ("stock", "listed", "blocked", "forget", "rollback"):
+        body = {"item_id": item_id(7), "units": 0} if path == "stock" else {}
+        assert client.post(f"/v1/admin/{path}", json=body, headers=given).status_code == 403
+    assert item_id(7) in ids(client.get("/v1/hot"))
+
+
+def test_without_a_configured_token_nobody_administers(recommender: Recommender) -> None:
+    client = Client(create_app(recommender))
+    for token in ("None", ""):
+        headers = {"Authorization": f"Bearer {token}"}
+        assert client.post("/v1/admin/rollback", headers=headers).status_code == 403
+
+
+def test_forgetting_by_http(client: Client) -> None:
+    assert client.post("/v1/admin/forget", json={"user_id": KNOWN}, headers=TOKEN).status_code == 204
+    assert client.get("/v1/products", params={"user_id": KNOWN}).json()["fallback"] == "popular: unknown user"
+    assert client.post("/v1/admin/rollback", headers=TOKEN).status_code == 422  # nothing to go back to
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{}, {"user_id": ""}, {"user_id": "a", "k": 0}, {"user_id": "a", "k": MAX_K + 1}, {"user_id": "x" * 300}],
+)
+def test_requests_that_cannot_be_meant_are_422(client: Client, params: dict[str, Any]) -> None:
+    assert client.get("/v1/products", params=params).status_code == 422
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"user_id": 1, "event": "no such", "timestamp": "2026-03-01T00:00:00Z"},
+        {"user_id": 1, "event": "view", "timestamp": "yesterday"},
+        {"user_id": 1, "event": "view", "timestamp": "2026-03-01T00:00:00Z", "duration_s": -1},
+        {"user_id": 1, "event": "view", "timestamp": "2026-03-01T00:00:00Z", "colour": "red"},
+        {"event": "view", "timestamp": "2026-03-01T00:00:00Z"},
+    ],
+)
+def test_events_that_break_the_contract_are_422(client: Client, event: dict[str, Any]) -> None:
+    assert client.post("/v1/events", json=[event]).status_code == 422
+
+
+def test_long_and_undeclared_bodies_are_turned_away(client: Client) -> None:
+    assert client.post("/v1/events", content=b"[" + b" " * MAX_BODY_BYTES).status_code == 413
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"[]"
+
+    assert client.post("/v1/events", content=parts()).status_code == 411
+
+
+def test_a_storm_is_turned_away_and_passes(recommender: Recommender) -> None:
+    app = create_app(recommender, max_in_flight=2)
+
+    async def storm() -> tuple[list[int], int]:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://edge") as client:
+            waves = [client.get("/v1/products", params={"user_id": KNOWN}) for _ in range(40)]
+            answered = await asyncio.gather(*waves)
+            after = await client.get("/v1/products", params={"user_id": KNOWN})
+            return [response.status_code for response in answered], after.status_code
+
+    during, after = asyncio.run(storm())
+    assert set(during) == {200, 503}
+    assert after == 200
+
+
+def test_health_readiness_and_metrics(client: Client) -> None:
+    client.get("/v1/products", params={"user_id": "nobody"})
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert client.get("/readyz").json() == {"status": "ready", "version": "v1"}
+    metrics = client.get("/metrics").text
+    assert 'recsys_request_seconds_count{call="products"} 1.0' in metrics
+    assert 'recsys_events_total{kind="fallback"} 1.0' in metrics
+    assert 'recsys_bundle_info{version="v1"} 1.0' in metrics
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    user=st.text(max_size=20) | st.integers().map(str) | st.floats().map(str),
+    k=st.integers(-2, MAX_K + 2),
+    items=st.lists(st.text(max_size=8), max_size=5),
+    category=st.text(max_size=10),
+)
+def test_no_request_is_an_internal_error(
+    client: Client, user: str, k: int, items: list[str], category: str
+) -> None:
+    params: dict[str, Any] = {"user_id": user, "k": k, "deny": items, "category": category}
+    assert client.get("/v1/products", params=params).status_code in (200, 422)
