@@ -1,1 +1,1 @@
-"""Hot-item potential: the calibrated chance that a product becomes hot days ahead."""
+"""Hot-item potential: daily panel, as-of features, calibrated model, reasons and rolling-origin backtest."""

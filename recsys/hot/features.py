@@ -1,0 +1,76 @@
+"""All features of a sample: what was known of an item before an origin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+from recsys.hot import context_features as context
+from recsys.hot import demand_features as demand
+from recsys.hot.panel import Panel
+from recsys.hot.params import TargetParams
+from recsys.hot.windows import Samples
+from recsys.types import FloatArray
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """F features of R samples.
+
+    Attributes:
+        names: F names, in a fixed order.
+        values: (R, F) float32; NaN where unknown.
+    """
+
+    names: tuple[str, ...]
+    values: FloatArray
+
+    def column(self, name: str) -> FloatArray:
+        """(R,) one feature."""
+        return self.values[:, self.names.index(name)]
+
+
+def build_features(
+    panel: Panel,
+    target: TargetParams,
+    samples: Samples,
+    memberships: Mapping[str, sparse.csr_matrix],
+    *,
+    progress: Progress | None = None,
+) -> FeatureTable:
+    """Features of each sample from the panel's days before its origin.
+
+    Args:
+        panel: the daily facts; its days at and after an origin are not read for that origin.
+        target: gives the horizon that rates are brought to and promotions are looked up for.
+        samples: R pairs of item and origin.
+        memberships: groups of the items, from `recsys.hot.groups.memberships`.
+        progress: called as progress(done, total, text).
+    """
+    families: list[tuple[str, Callable[[], demand.Features]]] = [
+        ("demand", lambda: demand.level_and_momentum(panel, target, samples, "demand")),
+        ("buyers", lambda: demand.level_and_momentum(panel, target, samples, "buyers")),
+        ("peaks", lambda: demand.peaks(panel, target, samples)),
+        ("rhythm", lambda: demand.rhythm(panel, samples)),
+        ("breadth", lambda: demand.breadth(panel, target, samples)),
+        ("price", lambda: demand.price(panel, samples)),
+        ("funnel", lambda: demand.funnel(panel, target, samples)),
+        ("calendar", lambda: context.calendar(panel, target, samples)),
+        ("last year", lambda: context.last_year(panel, target, samples)),
+        ("groups", lambda: context.groups(panel, target, samples, memberships)),
+        ("promotions", lambda: context.promotions(panel, target, samples, memberships)),
+    ]
+    found: demand.Features = {}
+    for step, (name, family) in enumerate(families):
+        if progress is not None:
+            progress(step, len(families), f"features: {name}")
+        found |= family()
+    values = np.empty((len(samples), len(found)), dtype=np.float32)
+    for column, feature in enumerate(found.values()):
+        values[:, column] = feature
+    return FeatureTable(tuple(found), values)

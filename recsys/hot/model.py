@@ -1,0 +1,195 @@
+"""The hot-item model: boosted trees over past origins, calibrated on later ones than they learnt from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import lightgbm as lgb
+import numpy as np
+import numpy.typing as npt
+
+from recsys.errors import ModelError
+from recsys.hot.calibration import Calibration, Floats
+from recsys.hot.features import FeatureTable
+from recsys.hot.params import CalibrationParams, LearnerParams
+from recsys.hot.samples import TrainingSet
+from recsys.types import BoolArray, FloatArray, LongArray
+
+Progress = Callable[[int, int, str], None]
+
+#: Share of the training origins, the latest ones, that scores are calibrated on.
+CALIBRATION_SHARE = 0.4
+ITEM_FOLDS = 3
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of R samples.
+
+    Attributes:
+        score: (R,) float64 log odds before calibration: what items are ranked by.
+        potential, lower, upper: (R,) float64 probabilities.
+        expected_units: (R,) float64 units over the horizon.
+    """
+
+    score: Floats
+    potential: Floats
+    lower: Floats
+    upper: Floats
+    expected_units: Floats
+
+
+class HotModel:
+    """A bag of LightGBM classifiers, a calibration, and a regression for the expected units.
+
+    Args:
+        learner: how the trees are grown.
+        calibration: how scores become probabilities.
+    """
+
+    def __init__(self, learner: LearnerParams, calibration: CalibrationParams) -> None:
+        self.learner = learner
+        self.calibration_params = calibration
+        self._boosters: list[Any] = []
+
+    def fit(self, training: TrainingSet, *, progress: Progress | None = None) -> HotModel:
+        """Learn from labelled samples of past origins.
+
+        Raises:
+            ModelError: the target came about too seldom to learn from.
+        """
+        positives = int(training.label.sum())
+        if positives < 10:
+            raise ModelError(
+                f"the target came about {positives} times on {len(np.unique(training.samples.origin))} past"
+                " origins, and 10 are needed: use a longer log, or a less rare target (a larger share, fewer"
+                " least units)"
+            )
+        x, label, weight = training.features.values, training.label, training.weight
+        self.feature_names = training.features.names
+        self.base_rate = float(np.average(label, weights=weight))
+        folds = _folds(training, self.calibration_params.folds)
+        steps = len(folds) + self.learner.bags + 1
+        held_out = np.full(len(label), np.nan)
+        for step, (learn, test) in enumerate(folds):
+            _say(progress, step, steps, "held-out scores for the calibration")
+            booster = self._grow(x[learn], label[learn], weight[learn], seed=self.learner.seed)
+            held_out[test] = booster.predict(x[test], raw_score=True)
+        scored = np.isfinite(held_out)
+        self.calibration = Calibration.fit(
+            held_out[scored],
+            label[scored],
+            weight[scored],
+            _blocks(training)[scored],
+            level=self.calibration_params.level,
+            seed=self.learner.seed,
+        )
+        self._boosters = []
+        for bag in range(self.learner.bags):
+            _say(progress, len(folds) + bag, steps, "boosted trees")
+            self._boosters.append(self._grow(x, label, weight, seed=self.learner.seed + bag))
+        _say(progress, steps - 1, steps, "expected units")
+        self._units = self._grow_units(x, training.units, weight)
+        _say(progress, steps, steps, "fitted")
+        return self
+
+    def predict(self, features: FeatureTable) -> Prediction:
+        """Probabilities, bounds and expected units of R samples.
+
+        Raises:
+            ModelError: not fitted, or other features than it was fitted on.
+        """
+        if not self._boosters:
+            raise ModelError("the hot-item model is not fitted: call fit first")
+        if features.names != self.feature_names:
+            other = sorted(set(features.names) ^ set(self.feature_names))
+            raise ModelError(f"features differ from those of the fit: {', '.join(other[:5])}")
+        scores = np.stack([booster.predict(features.values, raw_score=True) for booster in self._boosters])
+        score = scores.mean(axis=0)
+        lower, upper = self.calibration.bounds(scores)
+        return Prediction(
+            score=score,
+            potential=self.calibration.probability(score),
+            lower=lower,
+            upper=upper,
+            expected_units=np.asarray(self._units.predict(features.values)),
+        )
+
+    def contributions(self, features: FloatArray) -> npt.NDArray[np.float64]:
+        """(R, F) contribution of each feature to the log odds (exact TreeSHAP, first model of the bag)."""
+        return np.asarray(self._boosters[0].predict(features, pred_contrib=True)[:, :-1])
+
+    def _grow(self, x: FloatArray, label: BoolArray, weight: FloatArray, *, seed: int) -> Any:
+        return lgb.train(
+            {**self._common(len(label), seed), "objective": "binary"},
+            lgb.Dataset(x, label.astype(np.float32), weight=weight, feature_name=list(self.feature_names)),
+            num_boost_round=self.learner.rounds,
+        )
+
+    def _grow_units(self, x: FloatArray, units: FloatArray, weight: FloatArray) -> Any:
+        # Variance between Poisson and gamma; the few giants are held down, or they would be the whole fit.
+        capped = np.minimum(units, np.quantile(units, 0.999))
+        return lgb.train(
+            {
+                **self._common(len(units), self.learner.seed),
+                "objective": "tweedie",
+                "tweedie_variance_power": 1.5,
+                "learning_rate": 0.1,
+            },
+            lgb.Dataset(x, capped, weight=weight, feature_name=list(self.feature_names)),
+            num_boost_round=min(self.learner.rounds, 80),
+        )
+
+    def _common(self, rows: int, seed: int) -> dict[str, Any]:
+        p = self.learner
+        return {
+            "learning_rate": p.learning_rate,
+            "num_leaves": p.leaves,
+            "min_data_in_leaf": min(p.min_leaf, max(rows // 200, 5)),
+            "feature_fraction": p.feature_share,
+            "bagging_fraction": p.row_share,
+            "bagging_freq": 1,
+            "lambda_l2": p.l2,
+            "max_bin": p.bins,
+            "num_threads": p.threads,
+            "deterministic": True,
+            "force_col_wise": True,
+            "seed": seed,
+            "verbose": -1,
+        }
+
+
+def _folds(training: TrainingSet, n_folds: int) -> list[tuple[LongArray, LongArray]]:
+    """(learn, test) row indices. Every test origin is later than the whole horizon of every learnt one.
+
+    A log too short for that is folded by items instead; the weeks are then the same, so the bounds say less.
+    """
+    origin = training.samples.origin
+    origins = np.unique(origin)
+    late = origins[int(len(origins) * (1 - CALIBRATION_SHARE)) :]
+    folds = []
+    for block in np.array_split(late, n_folds):
+        if not len(block):
+            continue
+        learn = np.flatnonzero(origin + training.horizon_last_day < block[0])
+        test = np.flatnonzero(np.isin(origin, block))
+        if training.label[learn].sum() >= 30 and training.label[test].any():
+            folds.append((learn, test))
+    if sum(int(training.label[test].sum()) for _, test in folds) >= 30:
+        return folds
+    part = training.samples.item_idx % ITEM_FOLDS
+    return [(np.flatnonzero(part != fold), np.flatnonzero(part == fold)) for fold in range(ITEM_FOLDS)]
+
+
+def _blocks(training: TrainingSet) -> LongArray:
+    """What is resampled together: origins, or where there are few of them, items."""
+    if len(np.unique(training.samples.origin)) >= 10:
+        return training.samples.origin.astype(np.int64)
+    return (training.samples.item_idx % 50).astype(np.int64)
+
+
+def _say(progress: Progress | None, done: int, total: int, text: str) -> None:
+    if progress is not None:
+        progress(done, total, text)

@@ -1,0 +1,300 @@
+"""The daily panel: what happened to every item on every day, from the log, as of a moment.
+
+A cell is what was known at the end of its day and never changes after: a view's seconds are counted on the
+day on which it ended, a showcase's minutes on the day on which they passed. The panel as of an earlier day is
+therefore a prefix of the panel as of a later one, and features of past origins can be cut from one panel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys.data.dataset import Dataset, from_us, to_us
+from recsys.errors import DataError
+from recsys.hot.queries import daily_activity, daily_airtime, daily_purchases
+from recsys.types import BoolArray, FloatArray, IntArray
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DAY_US = 86_400_000_000
+
+#: A run of empty days counts as a gap in the log from this length, if this many events were to be expected.
+GAP_MIN_DAYS = 4
+GAP_MIN_EVENTS = 40.0
+
+#: Channels of a panel; one that the log has nothing for is left out.
+PURCHASE_CHANNELS = (
+    "units",  # units bought, lines above the item's 99.9th percentile capped to it
+    "amount",  # money paid
+    "orders",  # purchase lines
+    "buyers",  # different buyers (by device or address where logged)
+    "new_buyers",  # buyers who had not bought the item before
+    "demand",  # units with repeats of the same buyer damped: see `queries.daily_purchases`
+    "newcomer_orders",  # lines by accounts less than a week old
+    "unseen_orders",  # lines whose buyer had not looked at the item before
+)
+ACTIVITY_CHANNELS = (
+    "impressions",
+    "views",
+    "viewers",
+    "watch_s",
+    "carts",
+    "shares",
+    "comments",
+    "follows",
+    "likes",
+    "returns",
+    "rooms",
+    "streamers",
+)
+AIRTIME_CHANNELS = ("airtime_min", "pitches")
+
+
+@dataclass(frozen=True)
+class Promotions:
+    """P promotions; days count from the panel's first day, and the end is the first day without.
+
+    Attributes:
+        item_idx: (P,) int32.
+        start_day, end_day: (P,) int32.
+        announced_day: (P,) int32; known at origins after this day.
+        discount: (P,) float32 share of the price taken off, 0 where the log says none.
+        strength: (P,) float32 in [0, 1]: the log's own first numeric extra column (such as stores) over its
+            maximum; 1 where the log has none.
+        kind: (P,) int32 code, most common first.
+        kinds: names of the codes.
+    """
+
+    item_idx: IntArray
+    start_day: IntArray
+    end_day: IntArray
+    announced_day: IntArray
+    discount: FloatArray
+    strength: FloatArray
+    kind: IntArray
+    kinds: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.item_idx)
+
+    def known(self, origin: int) -> BoolArray:
+        """(P,) which had been announced before the start of day `origin`."""
+        return self.announced_day < origin
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Daily facts of n items over D days, sparse: one row for each item and day on which anything happened.
+
+    Attributes:
+        first_day: the log's first day; it is day 0.
+        n_days: D; the panel is as of the start of day D, which is not in it.
+        n_items: items known as of then; `item_idx` is below it.
+        item_idx, day: (R,) int32, sorted by item, then day.
+        channels: name -> (R,) float32.
+        observed: (D,) whether the log has that day; False inside a gap.
+        promotions: announced before day D.
+    """
+
+    first_day: date
+    n_days: int
+    n_items: int
+    item_idx: IntArray
+    day: IntArray
+    channels: Mapping[str, FloatArray]
+    observed: BoolArray
+    promotions: Promotions
+
+    def has(self, channel: str) -> bool:
+        """Whether the log says anything about the channel."""
+        return channel in self.channels
+
+    def dense(self, channel: str) -> FloatArray:
+        """(n, D) float32 values, 0 where nothing happened."""
+        table = np.zeros((self.n_items, self.n_days), dtype=np.float32)
+        if channel in self.channels:
+            table[self.item_idx, self.day] = self.channels[channel]
+        return table
+
+    def date_of(self, day: int) -> date:
+        """The calendar day of a day number."""
+        return self.first_day + timedelta(days=day)
+
+    @property
+    def gaps(self) -> list[tuple[date, date]]:
+        """First and last day of every gap in the log."""
+        edges = np.flatnonzero(np.diff(np.r_[True, self.observed, True].astype(np.int8)))
+        return [
+            (self.date_of(int(a)), self.date_of(int(b) - 1))
+            for a, b in zip(edges[::2], edges[1::2], strict=True)
+        ]
+
+
+def default_as_of(dataset: Dataset) -> date:
+    """The day after the last whole day of the log.
+
+    The last day counts as whole if its last event is no more than two hours earlier in the day than is usual
+    in the four weeks before.
+    """
+    last_us = int(dataset.events.timestamp_us[-1])
+    last_day = last_us // DAY_US
+    recent = dataset.events.timestamp_us[dataset.events.timestamp_us >= (last_day - 28) * DAY_US]
+    day, within = recent // DAY_US, recent % DAY_US
+    ends = np.r_[np.flatnonzero(np.diff(day)), len(day) - 1]
+    usual = np.median(within[ends])
+    whole = within[-1] >= usual - 2 * DAY_US / 24 or len(ends) == 1
+    return from_us(int(last_day + whole) * DAY_US).date()
+
+
+def build_panel(
+    dataset: Dataset, *, as_of: date | None = None, progress: Callable[[int, int, str], None] | None = None
+) -> Panel:
+    """The daily panel of everything before the start of the day `as_of`, UTC.
+
+    Args:
+        dataset: the log; `as_of` may be any day from its second to the day after its last event.
+        as_of: by default the day after the log's last whole day, see `default_as_of`.
+        progress: called as progress(done, total, text).
+
+    Raises:
+        DataError: nothing is known before that day, or no event of the log is about an item.
+    """
+    day = default_as_of(dataset) if as_of is None else as_of
+    as_of_us = to_us(datetime(day.year, day.month, day.day))
+    known = dataset.until(as_of_us) if as_of_us < dataset.as_of_us else dataset
+    events = known.events
+    first = int(events.timestamp_us[0] // DAY_US)
+    n_days = int(as_of_us // DAY_US) - first
+    if as_of_us // DAY_US > dataset.as_of_us // DAY_US + 1:
+        raise DataError(
+            f"as of {day}: the log of {dataset.path} ends on {dataset.as_of:%Y-%m-%d};"
+            " choose that day or the next"
+        )
+    if not (events.item_idx >= 0).any():
+        raise DataError(f"{dataset.path}: no event before {day} has an item_id, so no item can turn hot")
+
+    def say(step: int, text: str) -> None:
+        if progress is not None:
+            progress(step, 4, text)
+
+    say(0, "panel: purchases")
+    tables = [daily_purchases(known)]
+    say(1, "panel: views, carts and talk")
+    tables.append(daily_activity(known))
+    say(2, "panel: time on air")
+    tables.append(daily_airtime(known))
+    say(3, "panel: joining")
+    n_items = len(known.items)
+    item_idx, days, channels = _merge(tables, first, n_days)
+    daily_events = np.bincount((events.timestamp_us // DAY_US - first).astype(np.int64), minlength=n_days)[
+        :n_days
+    ]
+    panel = Panel(
+        first_day=from_us(first * DAY_US).date(),
+        n_days=n_days,
+        n_items=n_items,
+        item_idx=item_idx,
+        day=days,
+        channels=channels,
+        observed=observed_days(daily_events),
+        promotions=_promotions(known, first, n_items),
+    )
+    say(4, "panel: done")
+    return panel
+
+
+def observed_days(daily_events: npt.NDArray[np.int64]) -> BoolArray:
+    """(D,) whether the log has each day, from the number of events a day.
+
+    A run of at least `GAP_MIN_DAYS` empty days is a gap where the log, at its median non-empty day, would
+    have had `GAP_MIN_EVENTS` events in it; a shop that is closed on Sundays has none.
+    """
+    observed = np.ones(len(daily_events), dtype=bool)
+    busy = daily_events[daily_events > 0]
+    usual = float(np.median(busy)) if len(busy) else 0.0
+    edges = np.flatnonzero(np.diff(np.r_[False, daily_events == 0, False].astype(np.int8)))
+    for start, end in zip(edges[::2], edges[1::2], strict=True):
+        if end - start >= GAP_MIN_DAYS and usual * (end - start) >= GAP_MIN_EVENTS:
+            observed[start:end] = False
+    return observed
+
+
+def _merge(
+    tables: list[pa.Table], first: int, n_days: int
+) -> tuple[IntArray, IntArray, dict[str, FloatArray]]:
+    """Rows of all tables by item and day; a column that is zero everywhere is left out."""
+    keys = []
+    for table in tables:
+        day = table["day"].to_numpy().astype(np.int64) - first
+        keys.append(table["item_idx"].to_numpy().astype(np.int64) * n_days + day)
+    rows = np.unique(np.concatenate(keys))
+    channels: dict[str, FloatArray] = {}
+    for table, key in zip(tables, keys, strict=True):
+        position = np.searchsorted(rows, key)
+        for name in table.column_names:
+            if name in ("item_idx", "day"):
+                continue
+            values = np.zeros(len(rows), dtype=np.float32)
+            values[position] = pc.fill_null(table[name].cast(pa.float32()), 0.0).to_numpy()
+            if values.any():
+                channels[name] = values
+    return (rows // n_days).astype(np.int32), (rows % n_days).astype(np.int32), channels
+
+
+def _promotions(known: Dataset, first: int, n_items: int) -> Promotions:
+    table = known.promotions
+    table = table.filter(pc.less(table["item_idx"], n_items))
+
+    def day(name: str) -> npt.NDArray[Any]:
+        moment = table[name].cast(pa.int64()).to_numpy()
+        return np.asarray(moment // DAY_US - first)
+
+    start_day = day("started_at")
+    kind = pc.fill_null(table["kind"].cast(pa.string()), "promotion").combine_chunks()
+    names = [
+        entry["values"]
+        for entry in sorted(kind.value_counts().to_pylist(), key=lambda e: (-e["counts"], e["values"]))
+    ]
+    codes = pc.index_in(kind, value_set=pa.array(names, pa.string())).to_numpy(zero_copy_only=False)
+    announced = pc.coalesce(table["announced_at"], table["started_at"]).cast(pa.int64()).to_numpy()
+    return Promotions(
+        item_idx=table["item_idx"].to_numpy().astype(np.int32),
+        start_day=start_day.astype(np.int32),
+        # A last day less than half promoted does not count.
+        end_day=np.maximum(
+            (table["ended_at"].cast(pa.int64()).to_numpy() + DAY_US // 2) // DAY_US - first, start_day + 1
+        ).astype(np.int32),
+        announced_day=(announced // DAY_US - first).astype(np.int32),
+        discount=np.nan_to_num(pc.fill_null(table["discount"].cast(pa.float32()), 0.0).to_numpy()).astype(
+            np.float32
+        ),
+        strength=_strength(table, codes),
+        kind=codes.astype(np.int32),
+        kinds=tuple(names),
+    )
+
+
+def _strength(table: pa.Table, kind: IntArray) -> FloatArray:
+    contract = {"item_idx", "started_at", "ended_at", "kind", "discount", "announced_at"}
+    extra = next(
+        (
+            name
+            for name, type_ in zip(table.schema.names, table.schema.types, strict=True)
+            if name not in contract and (pa.types.is_integer(type_) or pa.types.is_floating(type_))
+        ),
+        None,
+    )
+    if extra is None:
+        return np.ones(len(table), dtype=np.float32)
+    size = np.nan_to_num(pc.fill_null(table[extra].cast(pa.float64()), 0.0).to_numpy())
+    share = np.minimum(size / max(float(size.max(initial=0.0)), 1e-9), 1.0)
+    return np.asarray(share, dtype=np.float32)

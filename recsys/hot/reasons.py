@@ -1,0 +1,238 @@
+"""Why the model thinks so, in words: the concepts that push an item's score up most, with their figures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.hot.features import FeatureTable
+from recsys.hot.model import HotModel
+
+REASONS = 3
+Row = Mapping[str, float]
+
+#: First pattern that a feature's name matches decides its concept.
+_CONCEPTS: tuple[tuple[str, str], ...] = (
+    (r"(promotion|discount).*(ahead|before)", "promotion ahead"),
+    (r"^(carts|shares|comments|follows|likes|views|viewers|impressions|returns)(_|$)", r"\1"),
+    (r"^signals_", "signals"),
+    (r"^(airtime_min|pitches|rooms|streamers|watch_s)_", "on air"),
+    (r"^orders_per_", "conversion"),
+    (r"(last_year)", "last year"),
+    (r"^(display|mailer)|(uplift|_starts|_phase|_interval_days)$", "rhythm"),
+    (r"^(season|weekday|shop_)", "calendar"),
+    (r"^(best|now_over_best|days_since_best)", "peak"),
+    (r"^(breakout|breaking|days_since_breakout)", "past breakouts"),
+    (r"^price", "price"),
+    (r"^(units_per_buyer|new_buyer)", "breadth"),
+    (r"^(age|days_since|history|lateness|sale_days)", "age"),
+    (r"^(demand|buyers)_(momentum|acceleration)", "momentum"),
+    (r"^(demand|buyers)_", "level"),
+    (r"_(momentum_.*|level|size|share_28d)$", "group"),
+)
+
+_NAMES = {
+    "carts": "cart adds",
+    "shares": "shares",
+    "comments": "comments",
+    "follows": "follows",
+    "likes": "likes",
+    "views": "views",
+    "viewers": "different viewers",
+    "impressions": "impressions",
+    "returns": "returns",
+}
+
+
+def concept(feature: str) -> str:
+    """The concept that a feature belongs to; a promotion's own features go by its kind's rhythm."""
+    for pattern, name in _CONCEPTS:
+        match = re.search(pattern, feature)
+        if match:
+            return match.expand(name)
+    return "promotions"
+
+
+def explain(model: HotModel, features: FeatureTable, rows: npt.NDArray[np.intp]) -> list[str]:
+    """Up to three reasons for each chosen row, strongest first, joined by "; ".
+
+    A concept's strength is the sum of its features' contributions to the log odds (TreeSHAP).
+    """
+    if not len(rows):
+        return []
+    concepts = [concept(name) for name in features.names]
+    names = sorted(set(concepts))
+    place = np.array([names.index(name) for name in concepts])
+    values = features.values[rows]
+    contributions = model.contributions(values)
+    strength = np.zeros((len(rows), len(names)))
+    for column, where in enumerate(place):
+        strength[:, where] += contributions[:, column]
+    texts = []
+    for r in range(len(rows)):
+        figures = dict(zip(features.names, values[r].tolist(), strict=True))
+        said: list[str] = []
+        for where in np.argsort(-strength[r], kind="stable"):
+            if strength[r, where] <= 0 or len(said) == REASONS:
+                break
+            text = say(names[where], figures)
+            if text is not None:
+                said.append(text)
+        texts.append("; ".join(said) if said else _level(figures))
+    return texts
+
+
+def plain_reasons(features: FeatureTable, rows: npt.NDArray[np.intp]) -> list[str]:
+    """One plain statement about the recent sales of each chosen row."""
+    level = np.expm1(features.column("demand_28d")[rows])
+    momentum = np.exp(features.column("demand_momentum_7_28")[rows])
+    return [
+        f"sells {units:.1f} a window of late{'' if np.isnan(m) else f', last week {_times(m)}'}"
+        for units, m in zip(level.tolist(), momentum.tolist(), strict=True)
+    ]
+
+
+def say(name: str, row: Row) -> str | None:
+    """A concept in words, with the row's figures; None where the figures say nothing."""
+    if name in _NAMES:
+        return _signal(name, row)
+    speak = _SPEAKERS.get(name)
+    return None if speak is None else speak(row)
+
+
+def _times(ratio: float) -> str:
+    if ratio >= 1.8:
+        return f"{ratio:.1f} times the four weeks before"
+    change = round(100 * (ratio - 1))
+    return f"{change:+d} % on the four weeks before" if change else "level with the four weeks before"
+
+
+def _signal(name: str, row: Row) -> str | None:
+    ratio = np.exp(row.get(f"{name}_momentum_7_28", np.nan))
+    return None if np.isnan(ratio) else f"{_NAMES[name]} last week {_times(float(ratio))}"
+
+
+def _momentum(row: Row) -> str | None:
+    week = np.exp(row["demand_momentum_7_28"])
+    month = np.exp(row["demand_momentum_28_112"])
+    if np.isfinite(week) and week >= 1.1:
+        return f"units last week {_times(float(week))}"
+    if np.isfinite(month) and month <= 0.8:
+        return f"units of the last four weeks {round(100 * (1 - float(month)))} % below its longer average"
+    return None if not np.isfinite(week) else f"units last week {_times(float(week))}"
+
+
+def _level(row: Row) -> str:
+    return f"sells {np.expm1(row['demand_ewma_20d']):.1f} units a window of late"
+
+
+def _peak(row: Row) -> str | None:
+    best, over = np.expm1(row["best_window"]), np.exp(row["best_over_recent"])
+    since = row["days_since_best"]
+    if np.isnan(since):
+        return None
+    return f"has sold {best:.0f} in one window, {over:.1f} times its recent rate, {since:.0f} days ago"
+
+
+def _past_breakouts(row: Row) -> str | None:
+    times, since = row["breakouts"], row["days_since_breakout"]
+    if not times or np.isnan(since):
+        return None
+    return f"has broken out {times:.0f} times, last {since:.0f} days ago"
+
+
+def _price(row: Row) -> str | None:
+    change = np.expm1(row["price_7d_over_usual"])
+    if np.isnan(change) or abs(change) < 0.02:
+        change = np.expm1(row["price_28d_over_usual"])
+    if not np.isnan(change) and abs(change) >= 0.02:
+        return f"price paid {100 * change:+.0f} % against the usual"
+    return None if np.isnan(row["price"]) else f"usual price {np.exp(row['price']):.2f}"
+
+
+def _age(row: Row) -> str:
+    if row["age_days"] < 60:
+        return f"new: seen for {row['age_days']:.0f} days"
+    return f"sold on {row['sale_days_28d']:.0f} of the last 28 days"
+
+
+def _breadth(row: Row) -> str | None:
+    share = row["new_buyer_share_28d"]
+    return f"{100 * share:.0f} % of buyers in four weeks are new to it"
+
+
+def _group(row: Row) -> str | None:
+    for kind in ("category", "title"):
+        ratio = np.exp(row.get(f"{kind}_momentum_7_28", np.nan))
+        if np.isfinite(ratio) and abs(ratio - 1) >= 0.05:
+            what = "its category" if kind == "category" else "products of like title"
+            return f"{what} last week {_times(float(ratio))}"
+    return None
+
+
+def _last_year(row: Row) -> str | None:
+    rise = np.exp(row.get("last_year_wide_rise", np.nan))
+    return None if np.isnan(rise) or rise < 1.1 else f"rose to {rise:.1f} times at this time last year"
+
+
+def _calendar(row: Row) -> str:
+    return f"the season; the shop's orders last week {_times(float(np.exp(row['shop_momentum'])))}"
+
+
+def _ahead(row: Row) -> str | None:
+    days = row.get("promotion_days_ahead", 0.0)
+    if not days:
+        return None
+    off = row.get("discount_ahead", 0.0)
+    return f"promotion on {days:.0f} of the days ahead" + (f", {100 * off:.0f} % off" if off else "")
+
+
+def _rhythm(row: Row) -> str | None:
+    for name, since in row.items():
+        if name.startswith("days_since_") and name.removeprefix("days_since_") + "_starts" in row:
+            kind = name.removeprefix("days_since_")
+            if not np.isnan(since):
+                return f"{kind} promotions so far {row[f'{kind}_starts']:.0f}, last {since:.0f} days ago"
+    return None
+
+
+def _signals(row: Row) -> str | None:
+    ratio = float(np.exp(row["signals_momentum"]))
+    return f"carts, shares, comments and follows together {_times(ratio)}"
+
+
+def _first(*names: str, text: str, row: Row) -> str | None:
+    for name in names:
+        ratio = np.exp(row.get(name, np.nan))
+        if np.isfinite(ratio):
+            return f"{text} {_times(float(ratio))}"
+    return None
+
+
+_SPEAKERS: Mapping[str, Callable[[Row], str | None]] = {
+    "momentum": _momentum,
+    "level": _level,
+    "peak": _peak,
+    "past breakouts": _past_breakouts,
+    "price": _price,
+    "age": _age,
+    "breadth": _breadth,
+    "group": _group,
+    "last year": _last_year,
+    "calendar": _calendar,
+    "promotion ahead": _ahead,
+    "rhythm": _rhythm,
+    "promotions": _rhythm,
+    "signals": _signals,
+    "on air": lambda row: _first(
+        "airtime_min_momentum_7_28",
+        "pitches_momentum_7_28",
+        "watch_s_momentum_7_28",
+        text="time on air last week",
+        row=row,
+    ),
+    "conversion": lambda row: _first("orders_per_views_momentum", text="orders per view last week", row=row),
+}

@@ -1,0 +1,116 @@
+"""Past origins and what followed them: what the model learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+from recsys.errors import ModelError
+from recsys.hot.features import FeatureTable, Progress, build_features
+from recsys.hot.panel import Panel
+from recsys.hot.params import HotParams
+from recsys.hot.targets import TargetBuilder, population
+from recsys.hot.windows import Samples
+from recsys.types import BoolArray, FloatArray, IntArray
+
+#: A short log is used more closely: at least so many origins, if need be a day apart.
+WISHED_ORIGINS = 12
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """R labelled samples, none of which had come about already at its origin.
+
+    Attributes:
+        samples: items and origins.
+        features: (R, F).
+        label: (R,) whether the target came about.
+        units: (R,) float32 units over the horizon.
+        weight: (R,) float32 how many samples each stands for, above 1 where negatives were thinned.
+        horizon_last_day: days from an origin to the last day its label depends on.
+    """
+
+    samples: Samples
+    features: FeatureTable
+    label: BoolArray
+    units: FloatArray
+    weight: FloatArray
+    horizon_last_day: int
+
+
+def training_origins(builder: TargetBuilder, params: HotParams) -> IntArray:
+    """Past origins to learn from, ascending; the last one's horizon ends with the panel's last day.
+
+    Raises:
+        ModelError: too few days; says how many more are needed.
+    """
+    learner, last = params.learner, builder.last_origin()
+    first = learner.min_history_days
+    missing = first + learner.min_origins - 1 - last
+    if missing > 0:
+        raise ModelError(
+            f"the log has {builder.panel.n_days} days before the origin, and a horizon of"
+            f" {params.target.horizon} needs {builder.panel.n_days + missing}: {missing} more"
+        )
+    step = int(np.clip((last - first) // (WISHED_ORIGINS - 1), 1, learner.origin_step_days))
+    origins = np.arange(last, first - 1, -step)
+    usable = np.array([origin for origin in origins if builder.observed(int(origin))], dtype=np.int32)
+    if len(usable) < learner.min_origins:
+        raise ModelError(
+            f"{len(usable)} past origins are free of gaps in the log, and {learner.min_origins} are needed;"
+            f" the gaps: {', '.join(f'{a} to {b}' for a, b in builder.panel.gaps)}"
+        )
+    return usable[: learner.max_origins][::-1]
+
+
+def samples_at(panel: Panel, origins: IntArray, population_days: int) -> Samples:
+    """Every item active before each origin."""
+    items = [population(panel, int(origin), population_days) for origin in origins]
+    return Samples(
+        np.concatenate(items),
+        np.repeat(origins, [len(each) for each in items]).astype(np.int32),
+    )
+
+
+def build_training_set(
+    panel: Panel,
+    builder: TargetBuilder,
+    params: HotParams,
+    memberships: Mapping[str, sparse.csr_matrix],
+    *,
+    progress: Progress | None = None,
+) -> TrainingSet:
+    """Labelled samples of past origins of the panel, negatives thinned to `max_rows` in all.
+
+    Raises:
+        ModelError: the log is too short.
+    """
+    every = samples_at(panel, training_origins(builder, params), params.target.population_days)
+    every = every.at(~builder.already(every))
+    outcomes = builder.outcomes(every)
+    weight = thinning_weight(outcomes.label, params.learner.max_rows, params.learner.seed)
+    kept = np.flatnonzero(weight)
+    samples = every.at(kept)
+    return TrainingSet(
+        samples=samples,
+        features=build_features(panel, params.target, samples, memberships, progress=progress),
+        label=outcomes.label[kept],
+        units=outcomes.units[kept],
+        weight=weight[kept],
+        horizon_last_day=params.target.horizon_last_day,
+    )
+
+
+def thinning_weight(label: BoolArray, max_rows: int, seed: int) -> FloatArray:
+    """(R,) float32: 0 for negatives left out, so that `max_rows` stay; the kept ones stand for those."""
+    weight = np.ones(len(label), dtype=np.float32)
+    negatives = np.flatnonzero(~label)
+    room = max(max_rows - int(label.sum()), max_rows // 2)
+    if len(negatives) > room:
+        kept = np.random.default_rng(seed).choice(negatives, size=room, replace=False)
+        weight[negatives] = 0.0
+        weight[kept] = len(negatives) / room
+    return weight

@@ -1,0 +1,185 @@
+"""Score every item as of a day: potential, bounds, rank, grade, expected units and reasons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+
+import numpy as np
+import pyarrow as pa
+
+from recsys.data.dataset import Dataset
+from recsys.hot.calibration import Floats
+from recsys.hot.features import FeatureTable, Progress, build_features
+from recsys.hot.groups import category_codes, memberships
+from recsys.hot.model import HotModel, Prediction
+from recsys.hot.panel import DAY_US, Panel, build_panel
+from recsys.hot.params import GradeParams, HotParams
+from recsys.hot.reasons import explain, plain_reasons
+from recsys.hot.samples import build_training_set
+from recsys.hot.targets import TargetBuilder, population
+from recsys.hot.windows import Samples
+from recsys.types import BoolArray, IntArray
+
+#: Best-ranked items whose reasons are drawn from the model; the others' from their sales alone.
+EXPLAINED = 500
+#: Columns of `HotScores.table`.
+COLUMNS = (
+    "item_idx",
+    "item_id",
+    "potential",
+    "rank",
+    "grade",
+    "lower",
+    "upper",
+    "expected_units",
+    "reasons",
+    "potential_a_week_ago",
+)
+
+
+@dataclass(frozen=True)
+class HotScores:
+    """What is said of every item as of a day.
+
+    Attributes:
+        table: one row an item, best first: item_idx int32, item_id in the log's type, potential, lower and
+            upper (probabilities, float64), rank int32 from 1, grade (S, A, B, C), expected_units float64 over
+            the horizon, reasons (up to three, joined by "; "), potential_a_week_ago float64: the same model
+            on what was known seven days earlier, null where the item had not been seen then.
+        as_of: everything before the start of this day, UTC, was known.
+        base_rate: share of past samples in which the target came about.
+        gaps: first and last days missing from the log; they are left out of all rates, not read as no sales.
+        training_origins: how many past origins the model learnt from.
+    """
+
+    table: pa.Table
+    as_of: date
+    base_rate: float
+    gaps: list[tuple[date, date]]
+    training_origins: int
+
+
+def score_hot(
+    dataset: Dataset,
+    *,
+    as_of: date | None = None,
+    params: HotParams | None = None,
+    progress: Progress | None = None,
+) -> HotScores:
+    """Fit on the origins before a day, and score every item known by then.
+
+    Items without an event in the last `population_days` are not shown to the model: they get the least
+    potential of all. Items for which the target has come about already cannot reach it anew: potential 0.
+
+    Args:
+        dataset: the log.
+        as_of: rows before the start of this day, UTC, are known; by default the day after the last whole one.
+        params: the target, its horizon and the learner.
+        progress: called as progress(done, total, text).
+
+    Raises:
+        DataError: nothing is known before that day, or no event is about an item.
+        ModelError: too few days or too few past successes to learn from; says how many more are needed.
+    """
+    params = params or HotParams()
+    panel = build_panel(dataset, as_of=as_of, progress=progress)
+    known = dataset.items.known(_as_of_us(panel))
+    groups = memberships(known)
+    builder = TargetBuilder(panel, params.target, category_codes(known))
+    training = build_training_set(panel, builder, params, groups, progress=progress)
+    model = HotModel(params.learner, params.calibration).fit(training, progress=progress)
+
+    now = _samples(panel, panel.n_days, params)
+    features = build_features(panel, params.target, now, groups, progress=progress)
+    prediction = model.predict(features)
+    already = builder.already(now)
+    before = _samples(panel, panel.n_days - 7, params)
+    past = model.predict(build_features(panel, params.target, before, groups)).potential
+    past[builder.already(before)] = 0.0
+    table = _table(
+        dataset, model, params, now, features, prediction, already, (before.item_idx, past), len(known)
+    )
+    return HotScores(
+        table=table,
+        as_of=panel.date_of(panel.n_days),
+        base_rate=model.base_rate,
+        gaps=panel.gaps,
+        training_origins=len(np.unique(training.samples.origin)),
+    )
+
+
+def grades(potential: Floats, base_rate: float, cut: GradeParams) -> list[str]:
+    """S, A, B or C of each potential: see `GradeParams` for the cut-offs."""
+    lift = potential / base_rate
+    chosen: list[str] = np.select(
+        [
+            (lift >= cut.s_lift) & (potential >= cut.s_probability),
+            (lift >= cut.a_lift) & (potential >= cut.a_probability),
+            lift >= cut.b_lift,
+        ],
+        ["S", "A", "B"],
+        "C",
+    ).tolist()
+    return chosen
+
+
+def _as_of_us(panel: Panel) -> int:
+    return (panel.date_of(panel.n_days).toordinal() - date(1970, 1, 1).toordinal()) * DAY_US
+
+
+def _samples(panel: Panel, origin: int, params: HotParams) -> Samples:
+    items = population(panel, origin, params.target.population_days)
+    return Samples(items, np.full(len(items), origin, dtype=np.int32))
+
+
+def _table(
+    dataset: Dataset,
+    model: HotModel,
+    params: HotParams,
+    now: Samples,
+    features: FeatureTable,
+    prediction: Prediction,
+    already: BoolArray,
+    week_ago: tuple[IntArray, Floats],
+    n_items: int,
+) -> pa.Table:
+    active = now.item_idx
+    potential = np.where(already, 0.0, prediction.potential)
+    # Ties in potential go by the score itself, then by the item's index.
+    order = np.lexsort((active, -prediction.score, already))
+    quiet = np.setdiff1d(np.arange(n_items, dtype=np.int32), active)
+    least = float(potential[~already].min(initial=model.base_rate))
+    reasons = [""] * len(active)
+    best = order[: min(EXPLAINED, int((~already).sum()))]
+    for row, text in zip(best, explain(model, features, best), strict=True):
+        reasons[row] = text
+    for row, text in zip(order[len(best) :], plain_reasons(features, order[len(best) :]), strict=True):
+        reasons[row] = text
+    for row in np.flatnonzero(already):
+        reasons[row] = f"{params.target.target.value.replace('_', ' ')} already, so it cannot become so anew"
+    silence = f"no sale or other sign in the last {params.target.population_days} days"
+
+    def column(values: Floats, rest: float) -> Floats:
+        return np.concatenate([values[order], np.full(len(quiet), rest)])
+
+    items = np.r_[active[order], quiet].astype(np.int32)
+    potentials = column(potential, min(least, model.base_rate))
+    earlier = np.full(n_items, np.nan)
+    earlier[week_ago[0]] = week_ago[1]
+    final = np.lexsort((np.arange(len(items)), -potentials))
+    table = pa.table(
+        {
+            "item_idx": pa.array(items, pa.int32()),
+            "item_id": dataset.items.ids.external(items),
+            "potential": potentials,
+            "rank": pa.array(np.zeros(len(items), np.int32)),
+            "grade": pa.array(grades(potentials, model.base_rate, params.grades)),
+            "lower": column(np.where(already, 0.0, prediction.lower), 0.0),
+            "upper": column(np.where(already, 0.0, prediction.upper), max(least, model.base_rate)),
+            "expected_units": column(prediction.expected_units, 0.0),
+            "reasons": pa.array([*(reasons[row] for row in order), *([silence] * len(quiet))]),
+            "potential_a_week_ago": pa.array(earlier[items], from_pandas=True),
+        }
+    ).take(pa.array(final))
+    return table.set_column(3, "rank", pa.array(np.arange(1, len(items) + 1), pa.int32()))

@@ -1,0 +1,143 @@
+"""What happened after an origin: which items were hot, newly hot, or broke out.
+
+Windows before the origin have the horizon's own length. An item's recent rate is its units over the last
+`recent_days`, brought to that length. With u the units (or amount) over the horizon, p those of the window
+just past, r the recent rate, and q(x) the least value in the top share of x among the items sold in the last
+`population_days`:
+
+    hot       u >= q(u) and u >= hot_min_units
+    newly hot hot, and not hot in the window just past (p >= q(p) and p >= hot_min_units)
+    breakout  u >= q(u), u >= breakout_min_units and u >= breakout_factor * max(r, 1),
+              and not so in the window just past against the recent rate before it
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.hot.panel import Panel
+from recsys.hot.params import HotTarget, Measure, Scope, TargetParams
+from recsys.hot.windows import RunningTotal, Samples
+from recsys.types import BoolArray, FloatArray, IntArray
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What followed each sample.
+
+    Attributes:
+        label: (R,) whether the target came about.
+        units: (R,) float32 units over the horizon.
+    """
+
+    label: BoolArray
+    units: FloatArray
+
+
+class TargetBuilder:
+    """Reads outcomes off a panel.
+
+    Args:
+        panel: the days up to its end are known.
+        params: the definition.
+        categories: (n,) int32 code of each item's category, needed where the scope is the category.
+    """
+
+    def __init__(self, panel: Panel, params: TargetParams, categories: IntArray) -> None:
+        self.panel, self.params, self.categories = panel, params, categories
+        self.units = RunningTotal(panel.dense("units"), panel.observed)
+        self.measured = self.units
+        if params.measure is Measure.AMOUNT:
+            self.measured = RunningTotal(panel.dense("amount"), panel.observed)
+
+    def last_origin(self) -> int:
+        """The last origin whose whole horizon lies in the panel."""
+        return self.panel.n_days - 1 - self.params.horizon_last_day
+
+    def observed(self, origin: int) -> bool:
+        """Whether at least three quarters of the horizon and of the recent days are in the log."""
+        horizon = self.params.horizon
+        ahead = self.panel.observed[origin + horizon.first : origin + horizon.last + 1]
+        past = self.panel.observed[max(origin - self.params.recent_days, 0) : origin]
+        return bool(ahead.mean() >= 0.75 and past.mean() >= 0.75)
+
+    def outcomes(self, samples: Samples) -> Outcomes:
+        """Outcomes of samples of origins up to `last_origin()`; every origin's population is whole."""
+        horizon = self.params.horizon
+        label = np.zeros(len(samples), dtype=bool)
+        for origin in np.unique(samples.origin):
+            rows = np.flatnonzero(samples.origin == origin)
+            label[rows] = self._label(samples.at(rows))
+        return Outcomes(label, self.units.total(samples, horizon.first, horizon.last + 1))
+
+    def already(self, samples: Samples) -> BoolArray:
+        """(R,) whether it has come about in the window just past, so that it can not come about anew.
+
+        Nothing at or after the origin is read. A product that is *hot* may stay so: False for that target.
+        """
+        already = np.zeros(len(samples), dtype=bool)
+        for origin in np.unique(samples.origin):
+            rows = np.flatnonzero(samples.origin == origin)
+            already[rows] = self._already(samples.at(rows))
+        return already
+
+    def _label(self, samples: Samples) -> BoolArray:
+        p, horizon = self.params, self.params.horizon
+        first, end = horizon.first, horizon.last + 1
+        if p.target is HotTarget.BREAKOUT:
+            came = self._broke_out(samples, first, end, recent_end=0)
+        else:
+            came = self._top(samples, first, end, share=p.hot_share, least=p.hot_min_units)
+        return came & ~self._already(samples)
+
+    def _already(self, samples: Samples) -> BoolArray:
+        p, days = self.params, self.params.horizon.days
+        if p.target is HotTarget.BREAKOUT:
+            return self._broke_out(samples, -days, 0, recent_end=-days)
+        if p.target is HotTarget.NEWLY_HOT:
+            return self._top(samples, -days, 0, share=p.hot_share, least=p.hot_min_units)
+        return np.zeros(len(samples), dtype=bool)
+
+    def _broke_out(self, samples: Samples, first: int, end: int, *, recent_end: int) -> BoolArray:
+        p = self.params
+        recent = self.units.total(samples, recent_end - p.recent_days, recent_end) * (
+            p.horizon.days / p.recent_days
+        )
+        units = self.units.total(samples, first, end)
+        top = self._top(samples, first, end, share=p.breakout_share, least=p.breakout_min_units)
+        return np.asarray(top & (units >= p.breakout_factor * np.maximum(recent, 1.0)))
+
+    def _top(self, samples: Samples, first: int, end: int, *, share: float, least: float) -> BoolArray:
+        value = self.measured.total(samples, first, end)
+        enough = self.units.total(samples, first, end) >= least
+        sold = self.units.total(samples, -self.params.population_days, 0) > 0
+        if not sold.any():
+            return np.zeros(len(samples), dtype=bool)
+        if self.params.scope is Scope.SHOP:
+            return (value >= np.quantile(value[sold], 1.0 - share)) & enough
+        category = self.categories[samples.item_idx]
+        return (value >= quantile_by_group(value, category, 1.0 - share, among=sold)) & enough
+
+
+def quantile_by_group(
+    values: FloatArray, groups: IntArray, q: float, *, among: BoolArray
+) -> npt.NDArray[np.float64]:
+    """(R,) for each value the q-quantile of its group's values `among`, linear; inf where none."""
+    order = np.flatnonzero(among)[np.lexsort((values[among], groups[among]))]
+    ordered = values[order].astype(np.float64)
+    names, start, count = np.unique(groups[order], return_index=True, return_counts=True)
+    position = start + q * (count - 1)
+    low = np.floor(position).astype(np.int64)
+    high = np.minimum(low + 1, start + count - 1)
+    at = ordered[low] + (position - low) * (ordered[high] - ordered[low])
+    place = np.minimum(np.searchsorted(names, groups), len(names) - 1)
+    return np.where(names[place] == groups, at[place], np.inf)
+
+
+def population(panel: Panel, origin: int, days: int) -> IntArray:
+    """Items with anything at all in the `days` days before the origin, ascending (m,) int32."""
+    recent = (panel.day >= origin - days) & (panel.day < origin)
+    return np.unique(panel.item_idx[recent])

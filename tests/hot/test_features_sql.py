@@ -1,0 +1,160 @@
+"""Features against an independent computation in plain SQL on the same small log."""
+
+from __future__ import annotations
+
+import duckdb
+import numpy as np
+import pytest
+
+from recsys.data.dataset import Dataset
+from recsys.hot.features import build_features
+from recsys.hot.panel import build_panel
+from recsys.hot.params import TargetParams
+from recsys.hot.windows import Samples
+from tests.hot.conftest import N_ITEMS
+
+H = 9  # days of the horizon 7:15
+ORIGINS = (40, 83)
+
+
+@pytest.fixture(scope="module")
+def table(shop: Dataset) -> tuple[Samples, dict[str, np.ndarray], duckdb.DuckDBPyConnection]:
+    samples = Samples(
+        np.tile(np.arange(N_ITEMS, dtype=np.int32), len(ORIGINS)),
+        np.repeat(np.array(ORIGINS, dtype=np.int32), N_ITEMS),
+    )
+    features = build_features(build_panel(shop), TargetParams(), samples, {})
+    con = duckdb.connect()
+    con.sql(
+        f"""
+        CREATE TABLE e AS SELECT item_idx, user_idx, behaviour, coalesce(quantity, 1) AS q, amount,
+            timestamp AS t,
+            date_diff('day', DATE '2024-01-01', timestamp::DATE) AS day
+        FROM '{shop.path}/events.parquet'
+        """
+    )
+    con.register("s", {"i": samples.item_idx, "o": samples.origin, "n": np.arange(len(samples))})
+    return samples, dict(zip(features.names, features.values.T, strict=True)), con
+
+
+def ask(con: duckdb.DuckDBPyConnection, expression: str, where: str) -> np.ndarray:
+    """One number a sample, in the samples' order, over the events before its origin."""
+    rows = con.sql(
+        f"""
+        SELECT n, {expression} AS value
+        FROM s LEFT JOIN e ON e.item_idx = s.i AND e.day < s.o AND {where}
+        GROUP BY n, i, o ORDER BY n
+        """
+    ).fetchnumpy()
+    return np.ma.filled(rows["value"].astype(float), np.nan)
+
+
+def test_views_and_carts(table) -> None:  # type: ignore[no-untyped-def]
+    for channel, behaviour in (("views", "view"), ("carts", "cart")):
+        for days in (7, 28):
+            count = ask(table[2], "count(t)", f"behaviour = '{behaviour}' AND e.day >= s.o - {days}")
+            np.testing.assert_allclose(table[1][f"{channel}_{days}d"], np.log1p(count / days * H), rtol=1e-4)
+
+
+def test_momentum_of_carts(table) -> None:  # type: ignore[no-untyped-def]
+    near = ask(table[2], "count(t)", "behaviour = 'cart' AND e.day >= s.o - 3") / 3 * H
+    far = ask(table[2], "count(t)", "behaviour = 'cart' AND e.day >= s.o - 14") / 14 * H
+    expected = np.log((near + 0.5) / (far + 0.5))
+    np.testing.assert_allclose(table[1]["carts_momentum_3_14"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_different_buyers(table) -> None:  # type: ignore[no-untyped-def]
+    pairs = "count(DISTINCT (user_idx, e.day)) FILTER (t IS NOT NULL)"
+    for days in (3, 14, 28):
+        count = ask(table[2], pairs, f"behaviour = 'purchase' AND e.day >= s.o - {days}")
+        np.testing.assert_allclose(table[1][f"buyers_{days}d"], np.log1p(count / days * H), rtol=1e-4)
+
+
+def test_damped_demand(table) -> None:  # type: ignore[no-untyped-def]
+    rows = (
+        table[2]
+        .sql(
+            f"""
+        WITH bought AS (SELECT * FROM e WHERE behaviour = 'purchase'),
+        buyer_day AS (
+            SELECT item_idx, user_idx, day, sum(q) AS units, count(*) AS lines FROM bought GROUP BY ALL
+        ),
+        damped AS (
+            SELECT b.item_idx, b.day, b.units / b.lines * (1 + ln(b.lines)) / (
+                SELECT count(*) FROM buyer_day p WHERE p.item_idx = b.item_idx AND p.user_idx = b.user_idx
+                AND p.day BETWEEN b.day - 28 AND b.day
+            ) AS demand FROM buyer_day b
+        )
+        SELECT n, coalesce(sum(demand), 0) / 7 * {H} AS value FROM s
+        LEFT JOIN damped ON item_idx = i AND day BETWEEN o - 7 AND o - 1 GROUP BY n ORDER BY n
+        """
+        )
+        .fetchnumpy()
+    )
+    np.testing.assert_allclose(table[1]["demand_7d"], np.log1p(rows["value"]), rtol=1e-4, atol=1e-6)
+
+
+def test_new_buyers_and_days_since_the_last_sale(table) -> None:  # type: ignore[no-untyped-def]
+    last = ask(table[2], "o - max(e.day)", "behaviour = 'purchase'")
+    np.testing.assert_allclose(table[1]["days_since_sale"], last)
+    rows = (
+        table[2]
+        .sql(
+            f"""
+        WITH f AS (
+            SELECT item_idx, user_idx, min(day) AS day FROM e WHERE behaviour = 'purchase' GROUP BY ALL
+        )
+        SELECT n, count(f.day) / 28 * {H} AS value FROM s
+        LEFT JOIN f ON item_idx = i AND day BETWEEN o - 28 AND o - 1
+        GROUP BY n ORDER BY n
+        """
+        )
+        .fetchnumpy()
+    )
+    np.testing.assert_allclose(table[1]["new_buyers_28d"], np.log1p(rows["value"]), rtol=1e-4, atol=1e-6)
+
+
+def test_the_best_window_so_far(table) -> None:  # type: ignore[no-untyped-def]
+    rows = (
+        table[2]
+        .sql(
+            f"""
+        WITH caps AS (
+            SELECT item_idx, quantile_cont(q, 0.999) AS cap FROM e WHERE behaviour = 'purchase' GROUP BY 1
+        ),
+        daily AS (
+            SELECT item_idx, day, sum(least(q, cap)) AS u FROM e JOIN caps USING (item_idx)
+            WHERE behaviour = 'purchase' GROUP BY ALL
+        ),
+        windows AS (
+            SELECT s.n, w.d, (SELECT coalesce(sum(u), 0) FROM daily WHERE item_idx = s.i AND day >= w.d - {H}
+                AND day < w.d) AS u
+            FROM s, range(1, 101) w(d) WHERE w.d <= s.o
+        )
+        SELECT n, max(u) AS value FROM windows GROUP BY n ORDER BY n
+        """
+        )
+        .fetchnumpy()
+    )
+    np.testing.assert_allclose(table[1]["best_window"], np.log1p(rows["value"]), rtol=1e-4, atol=1e-6)
+
+
+def test_the_usual_price_paid(table) -> None:  # type: ignore[no-untyped-def]
+    rows = (
+        table[2]
+        .sql(
+            """
+        WITH daily AS (
+            SELECT item_idx, day, ln(sum(amount) / sum(least(q, cap))) AS p FROM e JOIN (
+                SELECT item_idx, quantile_cont(q, 0.999) AS cap FROM e WHERE behaviour = 'purchase' GROUP BY 1
+            ) USING (item_idx) WHERE behaviour = 'purchase' GROUP BY ALL
+        )
+        SELECT n, avg(p) AS value FROM s LEFT JOIN daily ON item_idx = i AND day BETWEEN o - 112 AND o - 1
+        GROUP BY n ORDER BY n
+        """
+        )
+        .fetchnumpy()
+    )
+    np.testing.assert_allclose(
+        table[1]["price"], np.ma.filled(rows["value"].astype(float), np.nan), rtol=1e-3
+    )

@@ -1,0 +1,206 @@
+"""What `score_hot` promises: its columns, no look ahead, clear refusals, calm at fake orders."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from recsys.data.dataset import Dataset
+from recsys.errors import DataError, ModelError
+from recsys.hot.panel import build_panel
+from recsys.hot.score import COLUMNS, HotScores, score_hot
+from tests.hot.conftest import N_DAYS, SMALL, START, prepared, shop_events
+
+AS_OF = date(2024, 3, 31)  # day 90
+
+
+@pytest.fixture(scope="module")
+def scores(shop: Dataset) -> HotScores:
+    return score_hot(shop, as_of=AS_OF, params=SMALL)
+
+
+def test_every_known_item_has_a_row_and_ranks_follow_the_potential(scores: HotScores) -> None:
+    table = scores.table
+    assert tuple(table.column_names) == COLUMNS
+    assert table["rank"].to_pylist() == list(range(1, table.num_rows + 1))
+    potential = table["potential"].to_numpy()
+    assert (np.diff(potential) <= 0).all()
+    assert (table["lower"].to_numpy() <= potential).all()
+    assert (potential <= table["upper"].to_numpy()).all()
+    assert 0 <= potential.min() <= potential.max() <= 1
+    assert set(table["grade"].to_pylist()) <= {"S", "A", "B", "C"}
+    assert all(reason for reason in table["reasons"].to_pylist())
+    assert max(reason.count("; ") for reason in table["reasons"].to_pylist()) <= 2
+
+
+def test_ids_come_back_with_the_type_of_the_log(scores: HotScores) -> None:
+    assert scores.table["item_id"].type == pa.int64()
+
+
+def test_it_finds_what_the_carts_lead(scores: HotScores, shop: Dataset) -> None:
+    events = shop_events()
+    day = (events.timestamp - START).dt.days
+    ahead = events[(events.event == "purchase") & day.between(97, 99)].groupby("item_id").quantity.sum()
+    top = scores.table.slice(0, 20)["item_id"].to_pylist()
+    assert ahead.reindex(top).fillna(0).mean() > 1.5 * ahead.reindex(range(150)).fillna(0).mean()
+
+
+def test_the_future_and_the_order_of_rows_change_nothing(scores: HotScores, tmp_path: Path) -> None:
+    events = shop_events()
+    known = events[events.timestamp < pd.Timestamp(AS_OF, tz="UTC")]
+    wild = pd.DataFrame(
+        {
+            "user_id": 1,
+            "event": ["purchase", "cart", "share"] * 40,
+            "timestamp": pd.Timestamp(AS_OF, tz="UTC") + pd.to_timedelta(np.arange(120), unit="h"),
+            "item_id": np.arange(120) % 5,
+            "quantity": 500.0,
+        }
+    )
+    items = scores.table.sort_by("item_id")["item_id"].to_pylist()
+    for name, log in {
+        "cut": known,
+        "appended": pd.concat([known, wild]).sample(frac=1.0, random_state=3),
+    }.items():
+        again = score_hot(prepared(tmp_path / name, log), as_of=AS_OF, params=SMALL).table.sort_by("item_id")
+        assert again["item_id"].to_pylist() == items
+        for column in ("potential", "lower", "upper", "expected_units", "reasons", "grade"):
+            expected = scores.table.sort_by("item_id")[column]
+            assert again[column].to_pylist() == expected.to_pylist(), (name, column)
+
+
+def test_a_promotion_is_not_known_before_it_is_announced(tmp_path: Path) -> None:
+    start = pd.Timestamp(AS_OF, tz="UTC") + pd.Timedelta(days=8)
+    promotions = pd.DataFrame(
+        {
+            "item_id": [3, 4],
+            "started_at": [start, start],
+            "ended_at": [start + pd.Timedelta(days=3)] * 2,
+            "discount": [0.3, 0.4],
+            "announced_at": [start - pd.Timedelta(days=20), start - pd.Timedelta(days=7)],
+        }
+    )
+    dataset = prepared(tmp_path, shop_events(), promotions=promotions)
+    panel = build_panel(dataset, as_of=AS_OF)
+    items = dataset.items.ids.external(panel.promotions.item_idx).to_pylist()
+    assert items == [3]
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05])
+def test_fake_orders_of_few_buyers_lift_an_item_little(
+    share: float, scores: HotScores, tmp_path: Path
+) -> None:
+    before = scores.table.to_pandas().set_index("item_id")
+    victim = int(before[before["rank"] > 75].index[0])
+    events = shop_events()
+    known = events[events.timestamp < pd.Timestamp(AS_OF, tz="UTC")]
+    recent = known[
+        (known.event == "purchase")
+        & (known.timestamp >= pd.Timestamp(AS_OF, tz="UTC") - pd.Timedelta(days=14))
+    ]
+    n = int(share * len(known[known.event == "purchase"]))
+    rng = np.random.default_rng(1)
+    fake = pd.DataFrame(
+        {
+            "user_id": rng.choice([901, 902, 903], n),
+            "event": "purchase",
+            "timestamp": rng.choice(recent.timestamp.to_numpy(), n),
+            "item_id": victim,
+            "quantity": 2.0,
+        }
+    )
+    fake["timestamp"] = pd.to_datetime(fake.timestamp, utc=True)
+    honest = fake.assign(user_id=10_000 + np.arange(n))
+    damped, open_ = (
+        build_panel(prepared(tmp_path / name, pd.concat([known, rows])), as_of=AS_OF)
+        for name, rows in (("fake", fake), ("honest", honest))
+    )
+
+    def demand(panel: object, dataset_items: int) -> float:
+        rows = panel.item_idx == dataset_items  # type: ignore[attr-defined]
+        return float(panel.channels["demand"][rows & (panel.day >= 76)].sum())  # type: ignore[attr-defined]
+
+    assert demand(damped, victim_index(tmp_path / "fake", victim)) < 0.5 * demand(
+        open_, victim_index(tmp_path / "honest", victim)
+    )
+    after = score_hot(Dataset.load(tmp_path / "fake" / "dataset"), as_of=AS_OF, params=SMALL)
+    row = after.table.to_pandas().set_index("item_id").loc[victim]
+    assert row["potential"] <= max(3 * after.base_rate, 4 * before.loc[victim, "potential"])
+
+
+def victim_index(folder: Path, item: int) -> int:
+    return Dataset.load(folder / "dataset").items.ids.get(item)
+
+
+def test_too_short_a_log_says_how_many_days_are_missing(shop: Dataset) -> None:
+    with pytest.raises(ModelError, match=r"has 30 days .* needs 46: 16 more"):
+        score_hot(shop, as_of=date(2024, 1, 31), params=SMALL)
+
+
+def test_sixty_days_are_enough(shop: Dataset) -> None:
+    found = score_hot(shop, as_of=date(2024, 3, 1), params=SMALL)
+    assert found.training_origins >= 5
+    assert found.table["potential"].to_numpy()[0] > 1.5 * found.base_rate
+
+
+def test_a_day_after_the_log_is_refused(shop: Dataset) -> None:
+    with pytest.raises(DataError, match=r"the log of .* ends on 2024-04-0"):
+        score_hot(shop, as_of=date(2024, 6, 1), params=SMALL)
+
+
+def test_a_log_without_items_is_refused(make_dataset) -> None:  # type: ignore[no-untyped-def]
+    rows = [
+        {"user_id": 1, "event": "enter", "room_id": 5, "timestamp": f"2024-01-0{d}T10:00:00"}
+        for d in range(1, 9)
+    ]
+    with pytest.raises(DataError, match=r"no event .* has an item_id"):
+        score_hot(make_dataset(rows), params=SMALL)
+
+
+def test_a_week_without_a_log_is_reported_and_not_read_as_no_demand(tmp_path: Path) -> None:
+    events = shop_events()
+    day = (events.timestamp - START).dt.days
+    found = score_hot(prepared(tmp_path, events[~day.between(60, 66)]), as_of=AS_OF, params=SMALL)
+    first = START.date() + timedelta(days=60)
+    assert found.gaps == [(first, first + timedelta(days=6))]
+    assert found.table["potential"].to_numpy()[0] > 1.5 * found.base_rate
+
+
+def test_odd_items_and_prices_are_scored(tmp_path: Path) -> None:
+    """One sale ever, one long ago, carts alone, prices of zero, a jump of a hundred, a new category."""
+    events = shop_events()
+    events.loc[events.item_id == 7, "amount"] = 0.0
+    late = events.timestamp > START + pd.Timedelta(days=70)
+    events.loc[(events.item_id == 8) & late, "amount"] *= 100.0
+    at = START + pd.Timedelta(days=89, hours=3)
+    odd = pd.DataFrame(
+        {
+            "user_id": 1,
+            "event": ["purchase", "purchase", "cart"],
+            "timestamp": [at, START + pd.Timedelta(days=3), at],
+            "item_id": [500, 501, 502],
+            "quantity": [1.0, 1.0, np.nan],
+        }
+    )
+    items = pd.DataFrame(
+        {"item_id": [*range(150), 500], "category": ["old"] * 150 + ["seen for the first time"]}
+    )
+    found = score_hot(prepared(tmp_path, pd.concat([events, odd]), items=items), as_of=AS_OF, params=SMALL)
+    rows = found.table.to_pandas().set_index("item_id")
+    assert np.isfinite(rows.potential).all()
+    assert rows.loc[502, "potential"] <= found.base_rate
+    assert "no sale or other sign" in rows.loc[501, "reasons"]
+    assert rows.loc[501, "potential"] <= rows.loc[500, "potential"]
+
+
+def test_purchases_without_quantity_or_amount_are_enough(tmp_path: Path) -> None:
+    events = shop_events()
+    bare = events[events.event == "purchase"][["user_id", "event", "timestamp", "item_id"]]
+    found = score_hot(prepared(tmp_path, bare), params=SMALL)
+    assert found.as_of == START.date() + timedelta(days=N_DAYS)
+    assert found.table["potential"].to_numpy()[0] > found.base_rate

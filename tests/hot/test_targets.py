@@ -1,0 +1,122 @@
+"""Targets, by hand on a panel of four items."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import numpy as np
+import pytest
+
+from recsys.errors import ConfigError
+from recsys.hot.panel import Panel, Promotions
+from recsys.hot.params import Horizon, HotTarget, Scope, TargetParams
+from recsys.hot.targets import TargetBuilder, population, quantile_by_group
+from recsys.hot.windows import Samples
+
+ORIGIN, DAYS = 60, 75
+NONE = np.zeros(0, dtype=np.int32)
+
+
+def panel_of(daily: np.ndarray) -> Panel:
+    item, day = np.nonzero(daily)
+    return Panel(
+        first_day=date(2024, 1, 1),
+        n_days=daily.shape[1],
+        n_items=daily.shape[0],
+        item_idx=item.astype(np.int32),
+        day=day.astype(np.int32),
+        channels={"units": daily[item, day].astype(np.float32)},
+        observed=np.ones(daily.shape[1], dtype=bool),
+        promotions=Promotions(NONE, NONE, NONE, NONE, NONE, NONE, NONE, ()),
+    )
+
+
+def daily_units() -> np.ndarray:
+    """0 sells steadily, 1 breaks out ahead, 2 is out already, 3 stays just below twice its rate."""
+    daily = np.zeros((4, DAYS))
+    daily[0] = 3.0
+    daily[1, :ORIGIN] = 1.0
+    daily[1, ORIGIN + 7 : ORIGIN + 15] = 4.0  # 32 units against a rate of 8 a window
+    daily[2, :ORIGIN] = 1.0
+    daily[2, ORIGIN - 8 :] = 5.0  # 40 units in the last 8 days against 8 before, and 40 ahead
+    daily[3, :ORIGIN] = 2.0
+    daily[3, ORIGIN + 7 : ORIGIN + 15] = 3.9  # 31.2 against 16 a window: 1.95 times
+    return daily
+
+
+def label(target: HotTarget, **changes: object) -> list[bool]:
+    params = TargetParams(
+        target=target,
+        horizon_last_day=14,
+        breakout_share=0.9,
+        hot_share=0.3,
+        **changes,  # type: ignore[arg-type]
+    )
+    builder = TargetBuilder(panel_of(daily_units()), params, np.array([0, 0, 1, 1], dtype=np.int32))
+    assert builder.last_origin() == ORIGIN
+    return builder.outcomes(
+        Samples(np.arange(4, dtype=np.int32), np.full(4, ORIGIN, np.int32))
+    ).label.tolist()
+
+
+def test_breakout_needs_twice_the_own_rate_and_not_to_be_out_already() -> None:
+    assert label(HotTarget.BREAKOUT) == [False, True, False, False]
+    assert label(HotTarget.BREAKOUT, breakout_factor=1.9) == [False, True, False, True]
+
+
+def test_breakout_needs_the_least_units() -> None:
+    assert label(HotTarget.BREAKOUT, breakout_min_units=32.0)[1] is True
+    assert label(HotTarget.BREAKOUT, breakout_min_units=33.0)[1] is False
+
+
+def test_hot_is_the_top_share_by_units_ahead() -> None:
+    # Ahead: 24, 32, 40, 31.2; their 0.7-quantile, at position 2.1, is 32 + 0.1 * 8 = 32.8.
+    assert label(HotTarget.HOT) == [False, False, True, False]
+
+
+def test_newly_hot_leaves_out_what_was_hot_in_the_window_past() -> None:
+    # Past eight days: 24, 8, 40, 16; item 2 was hot then.
+    assert label(HotTarget.NEWLY_HOT) == [False, False, False, False]
+
+
+def test_hot_within_its_category() -> None:
+    # Category 0 has 24 and 32, category 1 has 40 and 31.2: the 0.7-quantiles are 29.6 and 37.36.
+    assert label(HotTarget.HOT, scope=Scope.CATEGORY) == [False, True, True, False]
+
+
+def test_the_outcome_reads_only_the_days_of_the_horizon() -> None:
+    changed = daily_units()
+    changed[:, ORIGIN : ORIGIN + 7] = 1000.0  # between the origin and the horizon
+    params = TargetParams(horizon_last_day=14, breakout_share=0.9)
+    rows = Samples(np.arange(4, dtype=np.int32), np.full(4, ORIGIN, np.int32))
+    built = TargetBuilder(panel_of(changed), params, np.zeros(4, np.int32))
+    assert built.outcomes(rows).label.tolist() == [False, True, False, False]
+    np.testing.assert_allclose(built.outcomes(rows).units, [24, 32, 40, 31.2], rtol=1e-5)
+
+
+def test_population_is_what_was_active_in_the_days_before() -> None:
+    daily = np.zeros((3, 20))
+    daily[0, 9], daily[1, 10], daily[2, 15] = 1, 1, 1
+    assert population(panel_of(daily), 15, 5).tolist() == [1]
+    assert population(panel_of(daily), 15, 6).tolist() == [0, 1]
+
+
+def test_quantile_by_group_equals_numpy() -> None:
+    rng = np.random.default_rng(0)
+    values, groups = rng.random(300).astype(np.float32), rng.integers(0, 7, 300).astype(np.int32)
+    among = rng.random(300) < 0.7
+    found = quantile_by_group(values, groups, 0.83, among=among)
+    for group in range(7):
+        expected = np.quantile(values[among & (groups == group)].astype(np.float64), 0.83)
+        np.testing.assert_allclose(found[groups == group], expected)
+
+
+@pytest.mark.parametrize("text", ["7", "7-15", "15:7", "a:b", "-1:3", ""])
+def test_a_horizon_that_cannot_be_read_says_how_to_write_it(text: str) -> None:
+    with pytest.raises(ConfigError, match="horizon"):
+        Horizon.parse(text)
+
+
+def test_a_horizon_counts_both_ends() -> None:
+    assert Horizon.parse("7:15") == Horizon(7, 15)
+    assert Horizon.parse("7:15").days == 9
