@@ -14,13 +14,12 @@ from recsys.data.simulate.log import EventLog
 from recsys.data.simulate.memory import VisitMemory
 from recsys.data.simulate.params import DAY_MS, SimulationParams, stream
 from recsys.data.simulate.reactions import Purchases, Shoppers, purchase_events, refunds
-from recsys.data.simulate.requests import RequestLog
+from recsys.data.simulate.requests import RequestLog, room_headroom
 from recsys.data.simulate.schedule import plan
 from recsys.data.simulate.summary import (
     SimulationSummary,
     hot_ceiling,
     rates_of,
-    room_headroom,
     sessions_of,
 )
 from recsys.data.simulate.tables import write_tables

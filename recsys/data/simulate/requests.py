@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pyarrow as pa
 
@@ -91,3 +93,50 @@ class RequestLog:
     def rows(self) -> np.ndarray:
         """(N,) REQUEST rows, request by request."""
         return np.concatenate([np.empty(0, REQUEST), *self._kept])
+
+
+@dataclass(frozen=True)
+class RoomHeadroom:
+    """NDCG@10 over all live rooms of kept requests; the target is the room that was opened."""
+
+    requests: int
+    live_rooms: float
+    repeats: float
+    baseline: float
+    truth: float
+    truth_new: float
+    baseline_new: float
+
+
+def room_headroom(requests: np.ndarray) -> RoomHeadroom | None:
+    """NDCG@10 of the decayed visit count and of true utility over kept requests (REQUEST rows).
+
+    Rooms of one score share their rank: the gain is the mean over the places that they take.
+    """
+    if not len(requests):
+        return None
+    bounds = np.flatnonzero(np.r_[True, np.diff(requests["request"]) != 0])
+    gains = np.array(
+        [
+            (_gain(r["visits"] * r["known"], r["chosen"]), _gain(r["utility"], r["chosen"]))
+            for r in np.split(requests, bounds[1:])
+        ]
+    )
+    known = requests["known"][requests["chosen"]]
+    new = gains[~known]
+    return RoomHeadroom(
+        requests=len(bounds),
+        live_rooms=len(requests) / len(bounds),
+        repeats=float(known.mean()),
+        baseline=float(gains[:, 0].mean()),
+        truth=float(gains[:, 1].mean()),
+        truth_new=float(new[:, 1].mean()) if len(new) else float("nan"),
+        baseline_new=float(new[:, 0].mean()) if len(new) else float("nan"),
+    )
+
+
+def _gain(score: FloatArray, chosen: BoolArray) -> float:
+    own = score[chosen][0]
+    above, level = int((score > own).sum()), int((score == own).sum())
+    places = np.arange(above, min(above + level, 10))
+    return float((1 / np.log2(places + 2)).sum() / level)

@@ -11,8 +11,9 @@ import numpy.typing as npt
 from recsys.data.simulate.heat import HotEpisodes
 from recsys.data.simulate.params import DAY_MS, MINUTE_MS
 from recsys.data.simulate.reactions import Purchases
+from recsys.data.simulate.requests import RoomHeadroom
 from recsys.data.simulate.world import CATEGORIES, World
-from recsys.types import BoolArray, FloatArray, IntArray, LongArray
+from recsys.types import BoolArray, IntArray, LongArray
 
 #: Views of a user that begin less than this after the last one ended are one session.
 SESSION_GAP_MS = 30 * MINUTE_MS
@@ -51,19 +52,6 @@ class HotCeiling:
     sales_by_rule: dict[str, float]
     truth: float
     breakouts: float
-
-
-@dataclass(frozen=True)
-class RoomHeadroom:
-    """NDCG@10 over all live rooms of kept requests; the target is the room that was opened."""
-
-    requests: int
-    live_rooms: float
-    repeats: float
-    baseline: float
-    truth: float
-    truth_new: float
-    baseline_new: float
 
 
 @dataclass(frozen=True)
@@ -210,37 +198,3 @@ def _breakouts(units: npt.NDArray[np.float64], origin: int) -> BoolArray:
     cut = np.quantile(ahead[sold], 0.95) if sold.any() else np.inf
     out: BoolArray = sold & (ahead >= max(cut, 4)) & (ahead >= 2 * own)
     return out
-
-
-def room_headroom(requests: np.ndarray) -> RoomHeadroom | None:
-    """NDCG@10 of the decayed visit count and of true utility over kept requests (REQUEST rows).
-
-    Rooms of one score share their rank: the gain is the mean over the places that they take.
-    """
-    if not len(requests):
-        return None
-    bounds = np.flatnonzero(np.r_[True, np.diff(requests["request"]) != 0])
-    gains = np.array(
-        [
-            (_gain(r["visits"] * r["known"], r["chosen"]), _gain(r["utility"], r["chosen"]))
-            for r in np.split(requests, bounds[1:])
-        ]
-    )
-    known = requests["known"][requests["chosen"]]
-    new = gains[~known]
-    return RoomHeadroom(
-        requests=len(bounds),
-        live_rooms=len(requests) / len(bounds),
-        repeats=float(known.mean()),
-        baseline=float(gains[:, 0].mean()),
-        truth=float(gains[:, 1].mean()),
-        truth_new=float(new[:, 1].mean()) if len(new) else float("nan"),
-        baseline_new=float(new[:, 0].mean()) if len(new) else float("nan"),
-    )
-
-
-def _gain(score: FloatArray, chosen: BoolArray) -> float:
-    own = score[chosen][0]
-    above, level = int((score > own).sum()), int((score == own).sum())
-    places = np.arange(above, min(above + level, 10))
-    return float((1 / np.log2(places + 2)).sum() / level)

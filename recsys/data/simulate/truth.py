@@ -17,6 +17,7 @@ from recsys.data.simulate.warehouse import Warehouse
 from recsys.data.simulate.world import CATEGORIES, World
 
 FOLDER = "truth"
+PARAMS_FILE = f"{FOLDER}/params.json"
 
 
 def write_truth(
@@ -30,7 +31,7 @@ def write_truth(
     """Write what the log only hints at into `out`/truth."""
     folder, params = out / FOLDER, world.params
     folder.mkdir(exist_ok=True)
-    (folder / "params.json").write_text(params.model_dump_json(indent=2), encoding="utf-8")
+    (out / PARAMS_FILE).write_text(params.model_dump_json(indent=2), encoding="utf-8")
     users, items, streamers = world.users, world.items, world.streamers
     for name, vectors in (
         ("user_taste_start", users.taste_start),
