@@ -119,6 +119,12 @@ class Guard(Params):
     better: Literal["higher", "lower"] = "higher"
     tolerance: float = Field(default=0.05, ge=0, le=1)
 
+    @model_validator(mode="after")
+    def _segment_has_values(self) -> Self:
+        if self.segment is not None and self.metric.startswith(("coverage", "novelty", "head_share")):
+            raise ValueError(f"{self.metric} is of all lists at once: leave segment={self.segment} out")
+        return self
+
 
 class PromoteParams(Params):
     """What a challenger must show to become champion.
@@ -127,6 +133,7 @@ class PromoteParams(Params):
         metric: the gate, a metric of each user: the challenger's must be better by more than chance.
         guards: what must not fall.
         samples: resamplings behind the paired interval.
+        min_users: with fewer judged users nothing is promoted: their interval means little.
     """
 
     metric: str = Field(default="ndcg@20", pattern=r"^(recall|ndcg|mrr|hit_rate)@[1-9][0-9]*$")
@@ -136,6 +143,7 @@ class PromoteParams(Params):
         Guard(metric="head_share@20", better="lower", tolerance=0.2),
     )
     samples: int = Field(default=2000, ge=100)
+    min_users: int = Field(default=30, ge=1)
 
 
 class TrainingConfig(Params):
@@ -236,12 +244,12 @@ class TrainingConfig(Params):
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
     def judged_like(self, other: TrainingConfig) -> TrainingConfig:
-        """This configuration's models under another's windows, goals and metrics, so that the two compare."""
-        return self.model_copy(
-            update={
-                name: getattr(other, name) for name in ("split", "goals", "evaluation", "tracking", "promote")
-            }
-        )
+        """This configuration's models under another's windows, goals and metrics, so that the two compare.
+
+        The seed is the other's too, because it draws the users that are judged where not all are.
+        """
+        judging = ("seed", "split", "goals", "evaluation", "tracking", "promote")
+        return self.model_copy(update={name: getattr(other, name) for name in judging})
 
 
 #: `scheme://user:password@` in a URI.

@@ -41,11 +41,16 @@ CHALLENGER = "challenger"
 CHAMPION = "champion"
 DEFAULT_URI = "sqlite:///mlflow.db"
 
+#: Tag with the folder of the Dataset that a run was made from.
+DATA_PATH = "data.path"
+
 _CONFIG = "config.yaml"
 _BUNDLE = "bundle"
 _PROCESS = "recsys.process"
 _ERROR = "recsys.error"
+_DECISION = "recsys.promotion"
 _MAX_PARAM = 500  # MLflow itself allows 6000; the whole value is in config.yaml
+_MAX_TAG = 5000
 _PARAMS_AT_ONCE = 100  # MLflow's limit for one request
 _METRICS_AT_ONCE = 1000
 
@@ -199,12 +204,19 @@ class Tracker:
         """The version that serves, or None before the first promotion."""
         return next((version for version in self.versions() if CHAMPION in version.aliases), None)
 
-    def set_champion(self, version: ModelVersion, reasons: tuple[str, ...] = ()) -> None:
-        """Move the alias `champion`, and write the reasons beside the version."""
-        name, number = self.params.model_name, str(version.number)
-        if reasons:
-            self._client.set_model_version_tag(name, number, "recsys.promotion", " ".join(reasons)[:5000])
-        self._client.set_registered_model_alias(name, CHAMPION, number)
+    def set_champion(self, version: ModelVersion) -> None:
+        """Move the alias `champion`."""
+        self._client.set_registered_model_alias(self.params.model_name, CHAMPION, str(version.number))
+
+    def note_decision(self, version: ModelVersion, reasons: tuple[str, ...]) -> None:
+        """Write beside a version why it was promoted, or was not."""
+        text = "\n".join(reasons)[:_MAX_TAG]
+        self._client.set_model_version_tag(self.params.model_name, str(version.number), _DECISION, text)
+
+    def decision(self, version: ModelVersion) -> tuple[str, ...]:
+        """What `note_decision` wrote beside a version, line by line; empty if nothing was decided yet."""
+        tags = self._client.get_model_version(self.params.model_name, str(version.number)).tags
+        return tuple(tags.get(_DECISION, "").splitlines())
 
     def _experiment(self, database: Path | None) -> str:
         found = self._client.get_experiment_by_name(self.params.experiment)
@@ -265,7 +277,7 @@ class Run:
         """Record which data it was trained on: path, moment and fingerprint."""
         self.log_tags(
             {
-                "data.path": str(dataset.path.resolve()),
+                DATA_PATH: str(dataset.path.resolve()),
                 "data.as_of": dataset.as_of.isoformat(),
                 "data.fingerprint": dataset.fingerprint,
             }

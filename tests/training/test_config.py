@@ -109,6 +109,7 @@ def test_popularity_keeps_its_own_half_life_where_nothing_is_said() -> None:
         ("models.two_tower.params.heads=3", "heads=3 does not divide dim=64"),
         ("promote.guards=[{segment: new}]", "promote.guards.0: metric is missing"),
         ("promote.metric=coverage@20", "must be text that matches ^(recall|ndcg"),
+        ("promote.guards=[{metric: coverage@20, segment: new}]", "coverage@20 is of all lists at once"),
         ("promote.metric=ndcg@7", "promote asks for ndcg@7, evaluation.k measures [10, 20, 50]"),
         ("seed", "write it as key.sub=value"),
         ("models..als=1", "write it as key.sub=value"),
@@ -168,5 +169,6 @@ def test_judged_like_changes_the_judge_and_not_the_models() -> None:
     mine = TrainingConfig.load(None, ["seed=3", "split.test_days=3", "models.als.params.factors=8"])
     other = TrainingConfig.load(None, ["split.test_days=9", "goals=[cart]", "evaluation.samples=300"])
     joined = mine.judged_like(other)
-    assert (joined.seed, joined.models) == (3, mine.models)
+    assert joined.models == mine.models
+    assert joined.seed == other.seed
     assert (joined.split, joined.goals, joined.evaluation) == (other.split, other.goals, other.evaluation)

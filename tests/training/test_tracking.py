@@ -259,7 +259,7 @@ def test_a_bundle_becomes_the_challenger_and_then_the_champion(tracker: Tracker,
             bundle / "sources" / "vectors.npy"
         ).read_bytes()
     assert Path(first.source.removeprefix("file://"), "manifest.json").is_file()
-    mine.set_champion(first, ("better by 0.01",))
+    mine.set_champion(first)
     champion = mine.champion()
     assert champion is not None
     assert champion.aliases == ("challenger", "champion")
