@@ -75,6 +75,27 @@ class BlockedIn(_Body):
     blocked: bool = True
 
 
+class RoomStartedIn(_Body):
+    """A room that is live."""
+
+    room_id: Id
+    streamer_id: Id
+    category: Annotated[str, Field(max_length=_ID_LENGTH)] | None = None
+
+
+class RoomEndedIn(_Body):
+    """A room that is over."""
+
+    room_id: Id
+
+
+class OnAirIn(_Body):
+    """The product that a room shows."""
+
+    room_id: Id
+    item_id: Id
+
+
 class ForgetIn(_Body):
     """A person to be forgotten."""
 
@@ -166,6 +187,12 @@ def create_app(
                 )
             )
 
+    @app.get("/v1/rooms")
+    def rooms(user_id: UserId, k: K = 10, personalised: bool = True) -> AnswerOut:
+        """The best k rooms for a user, among those that are live."""
+        with latency.labels("rooms").time():
+            return _out(recommender.rooms(user_id, k=k, personalised=personalised))
+
     @app.get("/v1/hot")
     def hot(k: K = 20) -> AnswerOut:
         """The k products most likely to become hot."""
@@ -185,6 +212,21 @@ def create_app(
             for event in batch:
                 recommender.observe(Event(**event.model_dump()))
         return {"accepted": len(batch)}
+
+    @app.post("/v1/admin/room_started", status_code=204, dependencies=admin)
+    def room_started(report: RoomStartedIn) -> None:
+        """Says that a room is live."""
+        recommender.room_started(report.room_id, report.streamer_id, category=report.category)
+
+    @app.post("/v1/admin/room_ended", status_code=204, dependencies=admin)
+    def room_ended(report: RoomEndedIn) -> None:
+        """Says that a room is over."""
+        recommender.room_ended(report.room_id)
+
+    @app.post("/v1/admin/on_air", status_code=204, dependencies=admin)
+    def on_air(report: OnAirIn) -> None:
+        """Says which product a room shows."""
+        recommender.on_air(report.room_id, report.item_id)
 
     @app.post("/v1/admin/stock", status_code=204, dependencies=admin)
     def stock(report: StockIn) -> None:

@@ -25,6 +25,7 @@ from recsys.product_sections import (
     read_returns,
     read_vectors,
 )
+from recsys.room_sections import read_rooms
 from recsys.types import Behaviour, Candidates, IntArray
 from serving.bitmap import Bitmap
 from serving.sources import HistorySource, PopularSource, Source, VectorSource, Wanted
@@ -58,6 +59,7 @@ class LoadedBundle:
         self.neighbours: dict[str, Neighbours] = {}
         self.combiner: Combiner | None = None
         self.hot: list[dict[str, Any]] | None = None
+        self.rooms = read_rooms(bundle)
         for name, section in bundle.sections.items():
             kind, source = section.meta.get("kind"), str(section.meta.get("source"))
             if kind == "vectors" or (kind == "catalogue" and section.meta.get("vectors") is not None):

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
@@ -26,6 +26,7 @@ from serving.answer import Answer, Entry, NotServed, RequestError
 from serving.bitmap import Bitmap
 from serving.loaded import Found, LoadedBundle
 from serving.reload import Follower
+from serving.rooms import LiveRoom, RoomJournal, RoomService
 from serving.sources import Wanted
 from serving.state import Action, Facts, FreshActions
 
@@ -34,10 +35,11 @@ _SECOND_US = 1_000_000
 
 @dataclass(frozen=True)
 class _Current:
-    """The bundle in use and which of its items can be had; replaced as one."""
+    """The bundle in use, which of its items can be had, and its live state; replaced as one."""
 
     loaded: LoadedBundle
     available: Bitmap
+    rooms: RoomService
 
 
 class Recommender:
@@ -65,6 +67,7 @@ class Recommender:
         self._swapping = threading.Lock()  # one bundle is read at a time, while reports go on
         self._facts = Facts()
         self._fresh = FreshActions()
+        self._journal = RoomJournal()
         self._forgotten: frozenset[str] = frozenset()
         self._counts: Counter[str] = Counter()
         self._counting = threading.Lock()
@@ -140,6 +143,54 @@ class Recommender:
         fallback = None if why_not is None else f"popular: {why_not}"
         return self._answer(loaded, found, k, fallback, allowed)
 
+    def rooms(
+        self,
+        user_id: ExternalId,
+        *,
+        k: int = 10,
+        personalised: bool = True,
+        now: float | None = None,
+    ) -> Answer:
+        """The best k rooms for a user, among those that are live right now.
+
+        Args:
+            user_id: as the log spells it.
+            k: how many, at least 1.
+            personalised: False answers without using anything of this user.
+            now: the moment of asking, seconds since the epoch, which must not run backwards; None is the
+                time of the log, as for `products`.
+
+        Raises:
+            RequestError: k below 1.
+        """
+        _check_k(k)
+        current = self._current
+        loaded, available = current.loaded, current.available
+        _, _, why_not = self._known(loaded, user_id, personalised)
+        found, known, live = current.rooms.rank(
+            user_id if why_not is None else None,
+            k=k,
+            now_us=self._at_us(loaded, now),
+            available=lambda item: item in available,
+        )
+        if why_not is None and not known:
+            why_not = "unknown user"
+        reason = "popular now" if why_not is not None else "you may stay in it"
+        entries = tuple(Entry(room, score, "rooms", reason, facts) for room, score, facts in found)
+        self._count("answered")
+        if why_not is not None:
+            self._count("fallback")
+        return Answer(
+            entries,
+            loaded.version,
+            fallback=None if why_not is None else f"popular: {why_not}",
+            shortfall=None
+            if len(entries) == k
+            else f"only {live} rooms are live"
+            if live
+            else "no room is live",
+        )
+
     def hot(self, *, k: int = 20) -> Answer:
         """The k products most likely to become hot that can be had; the facts hold interval and grade.
 
@@ -208,26 +259,57 @@ class Recommender:
         Events without a product or on an unknown one, impressions, repeats of an event and events from the
         future are counted (see `counts`) and change nothing.
         """
-        moment = event.timestamp if event.timestamp.tzinfo else event.timestamp.replace(tzinfo=UTC)
-        at_us = round(moment.timestamp() * _SECOND_US)
+        at_us = _to_us(event.timestamp)
         self._count("observed")
         if at_us > (self._clock() + self._future_tolerance_s) * _SECOND_US:
             self._count("future_event")
             return
-        with self._counting:
-            self._newest_us = max(self._newest_us, at_us)
-        if event.item_id is None or event.event is Behaviour.IMPRESSION:
-            return
+        self._log_time_reaches(at_us)
         loaded = self._current.loaded
-        if loaded.catalogue.items.get(event.item_id) < 0:
-            self._count("unknown_item")
-            return
         if self._known(loaded, event.user_id, personalised=True)[2] is not None:
             self._count("not_kept")  # the person is forgotten or has opted out
+            return
+        if event.room_id is not None or event.streamer_id is not None:
+            with self._writing:
+                self._journal.events.append((event, at_us))
+                self._current.rooms.observe(event, at_us)
+        if event.item_id is None or event.event is Behaviour.IMPRESSION:
+            return
+        if loaded.catalogue.items.get(event.item_id) < 0:
+            self._count("unknown_item")
             return
         action = Action(at_us, id_key(event.item_id), event.event)
         if not self._fresh.add(id_key(event.user_id), action):
             self._count("repeated_event")
+
+    def room_started(
+        self,
+        room_id: ExternalId,
+        streamer_id: ExternalId,
+        *,
+        category: str | None = None,
+        at: datetime | None = None,
+    ) -> None:
+        """Says that a room is live since `at`: UTC where it has no zone, None is the time of the log."""
+        at_us = self._reported_us(at)
+        with self._writing:
+            room = LiveRoom(room_id, streamer_id, at_us, category)
+            self._journal.started(room)
+            self._current.rooms.started(room)
+
+    def room_ended(self, room_id: ExternalId) -> None:
+        """Says that a room is over: it is in no answer from now on, whatever events still come."""
+        with self._writing:
+            self._journal.over(room_id)
+            self._current.rooms.ended(room_id)
+
+    def on_air(self, room_id: ExternalId, item_id: ExternalId, *, at: datetime | None = None) -> None:
+        """Says which product is shown in a live room, until another is."""
+        at_us = self._reported_us(at)
+        with self._writing:
+            self._journal.on_air(room_id, item_id, at_us)
+            if not self._current.rooms.on_air(room_id, item_id, at_us):
+                self._count("on_air_in_no_live_room")
 
     def stock_changed(self, item_id: ExternalId, units: float) -> None:
         """Says how many units of a product are left; at 0 or below it is in no answer from now on."""
@@ -250,6 +332,8 @@ class Recommender:
             mark = write_tombstone(self.path.parent, user_id)
             self._forgotten |= {mark}
             self._fresh.forget(id_key(user_id))
+            self._journal.forget(user_id)
+            self._current.rooms.forget(user_id)
 
     def reread_forgotten(self) -> None:
         """Reads the list of forgotten people again: other processes write to it too."""
@@ -313,7 +397,7 @@ class Recommender:
             index = loaded.catalogue.items.get(item)
             if index >= 0:
                 available.put(index, facts.available(index in loaded.in_stock))
-        return _Current(loaded, available)
+        return _Current(loaded, available, RoomService.of(loaded.catalogue, loaded.rooms, self._journal))
 
     def _report(
         self,
@@ -342,6 +426,16 @@ class Recommender:
         if user_idx >= 0 and not loaded.catalogue.personalised[user_idx]:
             return -1, (), "the user has opted out"
         return user_idx, self._fresh.of(id_key(user_id)), None
+
+    def _log_time_reaches(self, at_us: int) -> None:
+        with self._counting:
+            self._newest_us = max(self._newest_us, at_us)
+
+    def _reported_us(self, at: datetime | None) -> int:
+        if at is None:
+            return self._at_us(self._current.loaded, None)
+        self._log_time_reaches(_to_us(at))
+        return _to_us(at)
 
     def _is_forgotten(self, user_id: ExternalId) -> bool:
         return bool(self._forgotten) and tombstone(user_id) in self._forgotten
@@ -405,6 +499,11 @@ class Recommender:
     def _count(self, what: str) -> None:
         with self._counting:
             self._counts[what] += 1
+
+
+def _to_us(moment: datetime) -> int:
+    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return round(aware.timestamp() * _SECOND_US)
 
 
 def _check_k(k: int) -> None:

@@ -85,9 +85,22 @@ def test_a_reported_product_is_gone_from_the_next_answer(
     assert item_id(7) not in ids(client.get("/v1/hot"))
 
 
+def test_rooms_come_and_go(client: Client) -> None:
+    def tell(path: str, **body: Any) -> None:
+        assert client.post(f"/v1/admin/{path}", json=body, headers=TOKEN).status_code == 204
+
+    tell("room_started", room_id="a", streamer_id=7, category="dance")
+    tell("on_air", room_id="a", item_id=item_id(4))
+    answer = client.get("/v1/rooms", params={"user_id": KNOWN})
+    assert ids(answer) == ["a"]
+    assert answer.json()["entries"][0]["facts"] == {"streamer_id": 7, "item_id": item_id(4)}
+    tell("room_ended", room_id="a")
+    assert ids(client.get("/v1/rooms", params={"user_id": KNOWN})) == []
+
+
 @pytest.mark.parametrize("given", [{}, {"Authorization": "Bearer s3cre"}, {"Authorization": "s3cret"}])
 def test_admin_calls_need_the_token(client: Client, given: dict[str, str]) -> None:
-    for path in ("stock", "listed", "blocked", "forget", "rollback"):
+    for path in ("stock", "listed", "blocked", "forget", "rollback", "room_started", "room_ended", "on_air"):
         body = {"item_id": item_id(7), "units": 0} if path == "stock" else {}
         assert client.post(f"/v1/admin/{path}", json=body, headers=given).status_code == 403
     assert item_id(7) in ids(client.get("/v1/hot"))

@@ -1,0 +1,266 @@
+"""Live rooms on the request path: who is live, what is on air, and which room for whom.
+
+The state itself is `recsys.rooms.state.LiveState`, in dense indices and seeded by the bundle. Here ids become
+indices, calls take turns, and what was reported is kept by external id, so that it outlives the bundle.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+
+from recsys.data.ids import IdMap, id_key
+from recsys.product_sections import Catalogue
+from recsys.room_sections import RoomParts
+from recsys.rooms.content import Content
+from recsys.rooms.events import EventBatch
+from recsys.rooms.params import StateParams
+from recsys.rooms.scorer import RoomScorer
+from recsys.rooms.state import LiveState
+from recsys.types import Event, ExternalId
+
+#: Ended rooms and events kept for the next bundle's state.
+MAX_ENDED = 100_000
+MAX_EVENTS = 50_000
+
+
+class GrowingIds:
+    """External ids to dense indices: the bundle's, then those that come up, in order of appearance."""
+
+    def __init__(self, base: IdMap) -> None:
+        self._base = base
+        self._new: dict[str, int] = {}
+        self._spelt: list[ExternalId] = []
+
+    def get(self, value: ExternalId) -> int:
+        """The index of an id, -1 where it never came up."""
+        known = self._base.get(value)
+        return known if known >= 0 else self._new.get(id_key(value), -1)
+
+    def index(self, value: ExternalId) -> int:
+        """The index of an id, a new one where it never came up."""
+        found = self.get(value)
+        if found < 0:
+            found = self._new[id_key(value)] = len(self._base) + len(self._new)
+            self._spelt.append(value)
+        return found
+
+    def spell(self, value: ExternalId) -> int:
+        """The index of an id, given back from now on as it is spelt here; the bundle's keep theirs."""
+        index = self.index(value)
+        if index >= len(self._base):
+            self._spelt[index - len(self._base)] = value
+        return index
+
+    def one(self, index: int) -> ExternalId:
+        """The id at an index, as it was spelt."""
+        own = index - len(self._base)
+        return self._spelt[own] if own >= 0 else self._base.one(index)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveRoom:
+    """What was reported of a live room, by external id."""
+
+    room_id: ExternalId
+    streamer_id: ExternalId
+    started_us: int
+    category: str | None
+    item_id: ExternalId | None = None
+    aired_us: int = 0
+
+
+class RoomJournal:
+    """What was reported since the bundle was made, for the state of the next one. Bounded."""
+
+    def __init__(self) -> None:
+        self.live: dict[str, LiveRoom] = {}
+        self.ended: OrderedDict[str, ExternalId] = OrderedDict()
+        self.events: deque[tuple[Event, int]] = deque(maxlen=MAX_EVENTS)
+
+    def started(self, room: LiveRoom) -> None:
+        """A room goes live, perhaps again."""
+        self.live[id_key(room.room_id)] = room
+        self.ended.pop(id_key(room.room_id), None)
+
+    def over(self, room_id: ExternalId) -> None:
+        """A room is over."""
+        self.live.pop(id_key(room_id), None)
+        self.ended[id_key(room_id)] = room_id
+        while len(self.ended) > MAX_ENDED:
+            self.ended.popitem(last=False)
+
+    def on_air(self, room_id: ExternalId, item_id: ExternalId, at_us: int) -> None:
+        """A product is on air in a room."""
+        key = id_key(room_id)
+        if key in self.live:
+            self.live[key] = replace(self.live[key], item_id=item_id, aired_us=at_us)
+
+    def forget(self, user_id: ExternalId) -> None:
+        """Drops the events of a person."""
+        key = id_key(user_id)
+        kept = [entry for entry in self.events if id_key(entry[0].user_id) != key]
+        self.events = deque(kept, maxlen=MAX_EVENTS)
+
+
+class RoomService:
+    """The live state of one bundle, with ids at its edge. Every method may be called from any thread.
+
+    Args:
+        state: seeded by the bundle, or empty.
+        scorer: of the bundle, or the rule where it has none.
+        users, items, streamers, rooms: ids in the indices of the state; all but items grow.
+    """
+
+    def __init__(
+        self,
+        state: LiveState,
+        scorer: RoomScorer,
+        *,
+        users: IdMap,
+        items: IdMap,
+        streamers: IdMap,
+        rooms: IdMap,
+    ) -> None:
+        self._scorer = scorer
+        self._state = state
+        self._users = GrowingIds(users)
+        self._items = items
+        self._streamers = GrowingIds(streamers)
+        self._rooms = GrowingIds(rooms)
+        self._categories = scorer.content.category_code
+        self._lock = threading.Lock()  # rows move when a room ends: nobody may read meanwhile
+
+    @classmethod
+    def of(cls, catalogue: Catalogue, parts: RoomParts | None, journal: RoomJournal) -> Self:
+        """The service of a bundle, brought up to date with what was reported under others.
+
+        A bundle that knows nothing of rooms ranks by what is observed: visits to the streamer, then joins.
+        """
+        nobody = IdMap(catalogue.users.keys.slice(0, 0), catalogue.users.id_type)
+        service = cls(
+            LiveState() if parts is None else parts.state(),
+            _rule() if parts is None else parts.scorer,
+            users=catalogue.users,
+            items=catalogue.items,
+            streamers=nobody if parts is None else parts.streamers,
+            rooms=nobody if parts is None else parts.rooms,
+        )
+        service.replay(journal)
+        return service
+
+    def replay(self, journal: RoomJournal) -> None:
+        """Tells a new bundle's state what was reported under the old one."""
+        for room in journal.live.values():
+            self.started(room)
+        for event, at_us in journal.events:
+            if at_us > self._state.now_us:  # what is older the bundle has counted
+                self.observe(event, at_us)
+        for room_id in journal.ended.values():
+            self.ended(room_id)
+
+    def started(self, room: LiveRoom) -> None:
+        """A room goes live."""
+        with self._lock:
+            index = self._rooms.spell(room.room_id)
+            streamer = self._streamers.spell(room.streamer_id)
+            category = self._categories.get(room.category, -1) if room.category is not None else -1
+            self._state.room_started(index, streamer, room.started_us, category=category)
+            if room.item_id is not None:
+                self._state.on_air(index, self._items.get(room.item_id), room.aired_us)
+
+    def ended(self, room_id: ExternalId) -> None:
+        """A room is over and in no answer from now on."""
+        with self._lock:
+            self._state.room_ended(self._rooms.index(room_id))
+
+    def on_air(self, room_id: ExternalId, item_id: ExternalId, at_us: int) -> bool:
+        """A product is on air in a room; whether the room is live."""
+        with self._lock:
+            return self._state.on_air(self._rooms.get(room_id), self._items.get(item_id), at_us)
+
+    def observe(self, event: Event, at_us: int) -> None:
+        """An event in a room, or of a user with a streamer."""
+        with self._lock:
+            room = self._rooms.index(event.room_id) if event.room_id is not None else -1
+            streamer = self._streamers.index(event.streamer_id) if event.streamer_id is not None else -1
+            row = self._state.rooms.row(room)
+            if streamer < 0 and row >= 0:
+                streamer = int(self._state.rooms.streamer_idx[row])
+            on_air = self._state.item_on_air(room)
+            item = self._items.get(event.item_id) if event.item_id is not None else -1
+
+            def one(value: Any, kind: type[np.generic]) -> Any:
+                return np.array([value], dtype=kind)
+
+            self._state.observe_many(
+                EventBatch(
+                    timestamp_us=one(at_us, np.int64),
+                    behaviour=one(event.event.code, np.int8),
+                    user_idx=one(self._users.index(event.user_id), np.int32),
+                    streamer_idx=one(streamer, np.int32),
+                    room_idx=one(room, np.int32),
+                    item_idx=one(item, np.int32),
+                    on_air_idx=one(on_air, np.int32),
+                    duration_s=one(np.nan if event.duration_s is None else event.duration_s, np.float32),
+                )
+            )
+
+    def forget(self, user_id: ExternalId) -> None:
+        """Forgets a person."""
+        with self._lock:
+            user = self._users.get(user_id)
+            if user >= 0:
+                self._state.forget(user)
+
+    def rank(
+        self,
+        user_id: ExternalId | None,
+        *,
+        k: int,
+        now_us: int,
+        available: Callable[[int], bool],
+    ) -> tuple[list[tuple[ExternalId, float, dict[str, Any]]], bool, int]:
+        """The best k live rooms: room, score and facts; whether the user is known; how many are live.
+
+        Args:
+            user_id: None for an answer that uses nothing of the user.
+            k: how many.
+            now_us: the moment of asking.
+            available: whether a product, by index, may be named as on air.
+        """
+        with self._lock:
+            self._state.advance(now_us)
+            user = -1 if user_id is None else self._users.get(user_id)
+            known = 0 <= user < len(self._state.last_visit_us)
+            user = user if known else -1
+            rooms = self._state.rooms
+            rows = np.arange(len(rooms), dtype=np.int32)
+            if not len(rows):
+                return [], known, 0
+            scores = self._scorer.scores(self._state, user, rows, self._state.now_us)
+            order = np.lexsort((rooms.room_idx[rows], -scores))[:k]
+            found = []
+            for row in order.tolist():
+                item = int(rooms.item_idx[row])
+                shown = item >= 0 and available(item)
+                facts = {
+                    "streamer_id": self._streamers.one(int(rooms.streamer_idx[row])),
+                    "item_id": self._items.one(item) if shown else None,
+                }
+                found.append((self._rooms.one(int(rooms.room_idx[row])), float(scores[row]), facts))
+            return found, known, len(rows)
+
+
+def _rule() -> RoomScorer:
+    """The rule that every model has to beat, which needs no training."""
+    none = np.zeros(0, dtype=np.int32)
+    content = Content(
+        categories=(), item_category=none, item_price=none.astype(np.float32), streamer_category=none
+    )
+    return RoomScorer(StateParams(), content)

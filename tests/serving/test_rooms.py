@@ -1,0 +1,212 @@
+"""Rooms: only those that are live, the user's own first, and nothing lost in a swap."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from recsys.bundle import BundleRefused, Reason, Section
+from recsys.data.ids import IdMap
+from recsys.room_sections import room_sections
+from recsys.rooms.content import Content
+from recsys.rooms.params import StateParams
+from recsys.rooms.scorer import RoomScorer
+from recsys.rooms.state import LiveState
+from recsys.types import Behaviour, Event, ExternalId
+from serving.answer import RequestError
+from serving.recommender import Recommender
+from tests.serving.conftest import AS_OF, AS_OF_US, N_ITEMS, MakeBundle, item_id, load, make_sections, user_id
+
+KNOWN = user_id(0)
+
+
+def enter(user: ExternalId, room: ExternalId, *, minutes: float = 1.0) -> Event:
+    return Event(user, Behaviour.ENTER, AS_OF + timedelta(minutes=minutes), room_id=room)
+
+
+def sections_with_rooms() -> dict[str, Section]:
+    """A bundle of three streamers; room r-1 of streamer s-1 is live as of its moment."""
+    none = np.full(N_ITEMS, -1, dtype=np.int32)
+    content = Content(("dance",), none, np.full(N_ITEMS, np.nan, np.float32), np.zeros(3, dtype=np.int32))
+    scorer = RoomScorer(StateParams(), content)
+    state = LiveState()
+    state.room_started(1, 1, AS_OF_US - 60_000_000)
+    streamers = IdMap(pa.array(["s-0", "s-1", "s-2"]), pa.string())
+    rooms = IdMap(pa.array(["r-0", "r-1"]), pa.string())
+    return {**make_sections(), **room_sections(scorer, state, streamers=streamers, rooms=rooms)}
+
+
+@pytest.fixture(params=["with rooms", "without"])
+def recommender(make_bundle: MakeBundle, request: pytest.FixtureRequest) -> Recommender:
+    sections = sections_with_rooms() if request.param == "with rooms" else make_sections()
+    recommender = load(make_bundle(sections=sections))
+    recommender.room_ended("r-1")
+    return recommender
+
+
+def test_without_live_rooms_there_is_nothing_to_show(recommender: Recommender) -> None:
+    answer = recommender.rooms(KNOWN)
+    assert answer.ids == []
+    assert answer.shortfall == "no room is live"
+
+
+def test_a_bundles_own_live_rooms_are_answered_until_they_end(make_bundle: MakeBundle) -> None:
+    recommender = load(make_bundle(sections=sections_with_rooms()))
+    assert recommender.rooms(KNOWN).ids == ["r-1"]
+    assert recommender.rooms(KNOWN).entries[0].facts["streamer_id"] == "s-1"
+    recommender.room_ended("r-1")
+    assert recommender.rooms(KNOWN).ids == []
+
+
+def test_a_room_is_there_from_its_start_to_its_end(recommender: Recommender) -> None:
+    recommender.room_started(77, "s-2", category="dance")
+    assert recommender.rooms(KNOWN).ids == [77]
+    assert recommender.rooms(KNOWN).shortfall == "only 1 rooms are live"
+    recommender.observe(enter("someone", 77))
+    recommender.room_ended("77")
+    assert recommender.rooms(KNOWN).ids == []
+    recommender.observe(enter("someone", 77, minutes=2))  # a late event brings no room back
+    recommender.on_air(77, item_id(1))
+    assert recommender.rooms(KNOWN).ids == []
+    recommender.room_started(77, "s-2")
+    assert recommender.rooms(KNOWN).ids == [77]
+
+
+def test_the_users_own_streamer_comes_first(recommender: Recommender) -> None:
+    for room, streamer in (("a", "s-0"), ("b", "s-1"), ("c", "s-2")):
+        recommender.room_started(room, streamer)
+    for other in range(5):
+        recommender.observe(enter(f"other {other}", "b"))
+    recommender.observe(enter(KNOWN, "c"))
+    answer = recommender.rooms(KNOWN, k=3, now=AS_OF.timestamp() + 600)
+    assert answer.ids[:2] == ["c", "b"]
+    assert answer.fallback is None
+    assert answer.shortfall is None
+    stranger = recommender.rooms("nobody", k=3, now=AS_OF.timestamp() + 600)
+    assert stranger.ids[0] == "b"
+    assert stranger.fallback == "popular: unknown user"
+    assert recommender.rooms(KNOWN, k=3, personalised=False).ids[0] == "b"
+    with pytest.raises(RequestError):
+        recommender.rooms(KNOWN, k=0)
+
+
+def test_the_product_on_air_is_named_while_it_can_be_had(recommender: Recommender) -> None:
+    recommender.room_started("a", "s-0")
+    recommender.on_air("a", item_id(4))
+    recommender.on_air("none such", item_id(4))
+    assert recommender.rooms(KNOWN).entries[0].facts["item_id"] == item_id(4)
+    recommender.stock_changed(item_id(4), 0)
+    assert recommender.rooms(KNOWN).entries[0].facts["item_id"] is None
+    assert recommender.counts["on_air_in_no_live_room"] == 1
+
+
+def test_a_swap_loses_no_room_and_brings_none_back(make_bundle: MakeBundle) -> None:
+    recommender = load(make_bundle("v1"))
+    recommender.room_started("a", "s-0")
+    recommender.room_started("b", "s-1")
+    recommender.on_air("b", item_id(4))
+    recommender.observe(enter(KNOWN, "b"))
+    recommender.room_ended("r-1")  # live in the next bundle's state
+    recommender.swap(make_bundle("v2", sections=sections_with_rooms()))
+    answer = recommender.rooms(KNOWN)
+    assert answer.ids == ["b", "a"]
+    assert answer.version == "v2"
+    assert answer.entries[0].facts == {"streamer_id": "s-1", "item_id": item_id(4)}
+    assert recommender.rooms("nobody").fallback is not None
+
+
+def test_a_forgotten_user_is_a_stranger_to_every_streamer(
+    recommender: Recommender, make_bundle: MakeBundle
+) -> None:
+    recommender.room_started("a", "s-0")
+    recommender.room_started("b", "s-1")
+    recommender.observe(enter("friend", "b"))
+    assert recommender.rooms("friend").fallback is None
+    recommender.forget("friend")
+    recommender.observe(enter("friend", "b", minutes=2))
+    for _ in range(2):
+        assert recommender.rooms("friend").fallback == "popular: unknown user"
+        recommender.swap(make_bundle(f"v{_ + 2}"))
+
+
+@pytest.mark.parametrize("lacking", ["room_state", "item_category", "live_room_idx"])
+def test_rooms_without_a_part_are_refused(make_bundle: MakeBundle, lacking: str) -> None:
+    sections = sections_with_rooms()
+    if lacking == "room_state":
+        del sections["room_state"]
+    else:
+        name = "rooms" if lacking == "item_category" else "room_state"
+        old = sections[name]
+        arrays = {key: array for key, array in old.arrays.items() if key != lacking}
+        nullable = old.may_be_nan & arrays.keys()
+        sections[name] = Section(arrays, old.tables, old.blobs, old.meta, frozenset(nullable))
+    with pytest.raises(BundleRefused) as refused:
+        load(make_bundle(sections=sections))
+    assert refused.value.reason is Reason.CONTENT
+
+
+class Hall(RuleBasedStateMachine):
+    """Rooms start, end, switch product and are entered in any order, and bundles are swapped meanwhile."""
+
+    paths: tuple[Path, Path]
+    rooms = st.integers(0, 6)
+
+    @initialize()
+    def opens(self) -> None:
+        self.recommender = load(self.paths[0])
+        self.recommender.room_ended("r-1")
+        self.live: set[int] = set()
+        self.ended: set[int] = set()
+        self.minutes = 1.0
+
+    @rule(room=rooms)
+    def starts(self, room: int) -> None:
+        self.recommender.room_started(room, f"s-{room % 4}")
+        self.live.add(room)
+        self.ended.discard(room)
+
+    @rule(room=rooms)
+    def ends(self, room: int) -> None:
+        self.recommender.room_ended(str(room))
+        self.live.discard(room)
+        self.ended.add(room)
+
+    @rule(room=rooms, user=st.integers(0, 3))
+    def is_entered(self, room: int, user: int) -> None:
+        self.minutes += 0.1
+        self.recommender.observe(enter(user_id(user), room, minutes=self.minutes))
+
+    @rule(room=rooms, item=st.integers(0, N_ITEMS))
+    def shows(self, room: int, item: int) -> None:
+        self.recommender.on_air(room, item_id(item))
+
+    @rule(which=st.integers(0, 1))
+    def swaps(self, which: int) -> None:
+        self.recommender.swap(self.paths[which])
+
+    @invariant()
+    def all_that_is_live_and_nothing_that_ended(self) -> None:
+        for user in (KNOWN, "nobody"):
+            shown = set(self.recommender.rooms(user, k=50).ids)
+            assert self.live <= shown
+            assert not self.ended & shown
+
+
+def test_what_is_over_is_gone_from_the_very_next_answer(make_bundle: MakeBundle) -> None:
+    Hall.paths = (make_bundle("plain"), make_bundle("rooms", sections=sections_with_rooms()))
+    run_state_machine_as_test(
+        Hall,
+        settings=settings(
+            max_examples=25,
+            stateful_step_count=15,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )
