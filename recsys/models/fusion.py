@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,16 @@ CLIP = 5.0
 _PER_SOURCE = ("present", "place", "relative score", "score")
 _PER_TOUCH = ("times", "recency")
 _STAGE_NAMES = ("viewed", "liked", "carted", "purchased")
+_OF_TARGET = (
+    *(f"popularity {days:g} d" for days in HALF_LIVES_DAYS),
+    "attention",
+    "trend",
+    "age",
+    "price known",
+    "price over user's",
+    "category affinity",
+    "category recency",
+)
 _USER = ("user actions", "user targets", "user idle", "user purchases")
 
 
@@ -60,6 +71,11 @@ class ItemTable:
 
     def __len__(self) -> int:
         return len(self.attention)
+
+    @cached_property
+    def n_categories(self) -> int:
+        """How many category codes there are."""
+        return int(self.category.max(initial=-1)) + 1
 
 
 @dataclass(frozen=True)
@@ -147,14 +163,7 @@ def feature_names(sources: Sequence[str]) -> tuple[str, ...]:
     return (
         *(f"{source}: {name}" for name in _PER_SOURCE for source in sources),
         *(f"{stage}: {name}" for name in _PER_TOUCH for stage in _STAGE_NAMES),
-        *(f"popularity {days:g} d" for days in HALF_LIVES_DAYS),
-        "attention",
-        "trend",
-        "age",
-        "price known",
-        "price over user's",
-        "category affinity",
-        "category recency",
+        *_OF_TARGET,
         *_USER,
     )
 
@@ -168,38 +177,49 @@ def features(pool: Pool, table: ItemTable, history: HistoryBatch, at_us: LongArr
         history: (B, L) latest actions.
         at_us: (B,) int64 moments of asking.
     """
-    named = np.isfinite(pool.place)
-    touches = Touches.of(history, at_us, n_targets=len(table))
-    key = pool.row * np.int64(len(table)) + pool.ids
-    if len(touches.key):
-        at = np.minimum(np.searchsorted(touches.key, key), len(touches.key) - 1)
-        own = touches.key[at] == key
-        counts = np.where(own[:, None], touches.counts[at], 0.0)
-        hours = np.where(own[:, None], touches.hours[at], np.inf)
-    else:
-        counts = np.zeros((len(pool), N_STAGES), dtype=np.float32)
-        hours = np.full((len(pool), N_STAGES), np.inf, dtype=np.float32)
-    popularity = table.popularity[pool.ids]
-    age_days = np.maximum(at_us[pool.row] - table.first_seen_us[pool.ids], 0) / (24 * _HOUR_US)
-    return np.concatenate(
-        [
-            named,
-            np.where(named, 1.0 - np.log1p(np.where(named, pool.place, 0.0)) / np.log(DEPTH), 0.0),
-            pool.relative,
-            np.arcsinh(pool.score),
-            np.log1p(counts),
-            _recency(hours),
-            popularity,
-            table.attention[pool.ids, None],
-            popularity[:, :1] - popularity[:, -1:],
-            np.log1p(age_days)[:, None],
-            _price(pool, table, touches),
-            _category(pool, table, history, at_us),
-            _user(touches)[pool.row],
-        ],
-        axis=1,
-        dtype=np.float32,
+    m, n_sources = pool.place.shape
+    out = np.empty(
+        (m, len(_PER_SOURCE) * n_sources + 2 * N_STAGES + len(_OF_TARGET) + len(_USER)), np.float32
     )
+    named = np.isfinite(pool.place)
+    per_source = out[:, : len(_PER_SOURCE) * n_sources].reshape(m, len(_PER_SOURCE), n_sources)
+    per_source[:, 0] = named
+    per_source[:, 1] = np.where(named, 1.0 - np.log1p(pool.place) / np.float32(np.log(DEPTH)), 0.0)
+    per_source[:, 2] = pool.relative
+    np.arcsinh(pool.score, out=per_source[:, 3])
+    touches = Touches.of(history, at_us, n_targets=len(table))
+    per_touch, of_target, of_user = np.split(
+        out[:, len(_PER_SOURCE) * n_sources :], [2 * N_STAGES, 2 * N_STAGES + len(_OF_TARGET)], axis=1
+    )
+    per_touch[:] = _touched(touches)[_find(touches.key, pool.row * np.int64(len(table)) + pool.ids)]
+    popularity = table.popularity[pool.ids]
+    of_target[:, 0:3] = popularity
+    of_target[:, 3] = table.attention[pool.ids]
+    of_target[:, 4] = popularity[:, 0] - popularity[:, -1]
+    age_us = np.maximum(at_us[pool.row] - table.first_seen_us[pool.ids], 0)
+    of_target[:, 5] = np.log1p((age_us / (24 * _HOUR_US)).astype(np.float32))
+    of_target[:, 6:8] = _price(pool, table, touches)
+    of_target[:, 8:10] = _category(pool, table, history, at_us)
+    of_user[:] = _user(touches)[pool.row]
+    return out
+
+
+def _find(keys: LongArray, wanted: LongArray) -> LongArray:
+    """(M,) where each wanted key stands among the sorted ones; -1 where it does not."""
+    if not len(keys):
+        return np.full(len(wanted), -1)
+    at = np.searchsorted(keys, wanted)
+    at[at == len(keys)] = 0
+    at[keys[at] != wanted] = -1
+    return at
+
+
+def _touched(touches: Touches) -> FloatArray:
+    """(P + 1, 2 x stages) float32: times and recency of every kind of touch; the last row is of no touch."""
+    out = np.zeros((len(touches.key) + 1, 2 * N_STAGES), dtype=np.float32)
+    np.log1p(touches.counts, out=out[:-1, :N_STAGES])
+    out[:-1, N_STAGES:] = _recency(touches.hours)
+    return out
 
 
 def _recency(hours: FloatArray) -> FloatArray:
@@ -222,26 +242,20 @@ def _price(pool: Pool, table: ItemTable, touches: Touches) -> FloatArray:
 
 def _category(pool: Pool, table: ItemTable, history: HistoryBatch, at_us: LongArray) -> FloatArray:
     """(M, 2): share of the user's actions that were in the candidate's category, and how lately the last."""
-    out = np.zeros((len(pool), 2), dtype=np.float32)
     row, column = np.nonzero(history.mask)
     category = table.category[history.target_idx[row, column]]
-    known = category >= 0
-    if not known.any():
-        return out
-    row, column, category = row[known], column[known], category[known]
-    width = np.int64(table.category.max()) + 1
+    has_one = category >= 0
+    row, column, category = row[has_one], column[has_one], category[has_one]
+    width = np.int64(table.n_categories)
     key, cell = np.unique(row * width + category, return_inverse=True)
+    known = np.zeros((len(key) + 1, 2), dtype=np.float32)  # the last row is of no category in common
+    known[:-1, 0] = np.bincount(cell, minlength=len(key)) / np.bincount(row)[key // width]
     hours = np.empty(len(key), dtype=np.float32)
     hours[cell] = np.maximum(at_us[row] - history.timestamp_us[row, column], 0) / _HOUR_US
-    total = np.bincount(row, minlength=pool.n_rows)
-    share = np.bincount(cell, minlength=len(key)) / total[key // width]
+    known[:-1, 1] = _recency(hours)
     mine = table.category[pool.ids]
-    wanted = pool.row * width + mine
-    at = np.minimum(np.searchsorted(key, wanted), len(key) - 1)
-    found = (mine >= 0) & (key[at] == wanted)
-    out[found, 0] = share[at[found]]
-    out[found, 1] = _recency(hours[at[found]])
-    return out
+    found: FloatArray = known[_find(key, np.where(mine >= 0, pool.row * width + mine, -1))]
+    return found
 
 
 def _user(touches: Touches) -> FloatArray:
@@ -252,7 +266,8 @@ def _user(touches: Touches) -> FloatArray:
     idle = np.full(n_rows, np.inf, dtype=np.float32)
     np.minimum.at(idle, row, touches.hours.min(axis=1, initial=np.inf))
     targets = np.bincount(row, minlength=n_rows)
-    return np.stack([np.log1p(actions), np.log1p(targets), _recency(idle), np.log1p(bought)], axis=1)
+    out = np.stack([np.log1p(actions), np.log1p(targets), _recency(idle), np.log1p(bought)], axis=1)
+    return out.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -274,8 +289,11 @@ class Network:
 
     def __call__(self, x: FloatArray) -> FloatArray:
         """(M,) float32 scores of (M, F) features."""
-        z = np.clip((x - self.mean) / self.scale, -CLIP, CLIP)
-        scores: FloatArray = np.maximum(z @ self.w1 + self.b1, 0.0) @ self.w2
+        z = (x - self.mean) / self.scale
+        np.clip(z, -CLIP, CLIP, out=z)
+        hidden = z @ self.w1
+        hidden += self.b1
+        scores: FloatArray = np.maximum(hidden, 0.0, out=hidden) @ self.w2
         return scores
 
 
