@@ -144,7 +144,19 @@ class Dataset:
 
     @classmethod
     def load(cls, path: Path | str, *, as_of: datetime | None = None) -> Dataset:
-        """Read a prepared folder, as of a moment (UTC; by default everything in it).
+        """Read a prepared folder, as of a moment (UTC; by default the end of its log).
+
+        Raises:
+            DataError: the folder is no Dataset, or one of another version.
+        """
+        whole = cls.whole(path)
+        return whole.until(whole.as_of_us if as_of is None else to_us(as_of))
+
+    @classmethod
+    def whole(cls, path: Path | str) -> Dataset:
+        """Read all that a prepared folder holds, ends of rooms after the log's own included.
+
+        For a replay, which keeps its own clock and asks at moments after the last event too; never to train.
 
         Raises:
             DataError: the folder is no Dataset, or one of another version.
@@ -163,7 +175,7 @@ class Dataset:
                 ids, table.drop_columns([f"{kind}_id", f"{kind}_idx", "known_at"]), known_at.to_numpy()
             )
 
-        whole = cls(
+        return cls(
             path=folder,
             as_of_us=int(manifest["as_of_us"]),
             users=entities("user"),
@@ -175,7 +187,6 @@ class Dataset:
             promotions=pq.read_table(folder / "promotions.parquet"),
             manifest=manifest,
         )
-        return whole.until(whole.as_of_us if as_of is None else to_us(as_of))
 
     @property
     def as_of(self) -> datetime:
