@@ -178,20 +178,20 @@ def features(pool: Pool, table: ItemTable, history: HistoryBatch, at_us: LongArr
         at_us: (B,) int64 moments of asking.
     """
     m, n_sources = pool.place.shape
-    out = np.empty(
-        (m, len(_PER_SOURCE) * n_sources + 2 * N_STAGES + len(_OF_TARGET) + len(_USER)), np.float32
-    )
+    touch_at = len(_PER_SOURCE) * n_sources
+    target_at = touch_at + 2 * N_STAGES
+    user_at = target_at + len(_OF_TARGET)
+    out = np.empty((m, user_at + len(_USER)), dtype=np.float32)
     named = np.isfinite(pool.place)
-    per_source = out[:, : len(_PER_SOURCE) * n_sources].reshape(m, len(_PER_SOURCE), n_sources)
+    per_source = out[:, :touch_at].reshape(m, len(_PER_SOURCE), n_sources)
     per_source[:, 0] = named
     per_source[:, 1] = np.where(named, 1.0 - np.log1p(pool.place) / np.float32(np.log(DEPTH)), 0.0)
     per_source[:, 2] = pool.relative
     np.arcsinh(pool.score, out=per_source[:, 3])
     touches = Touches.of(history, at_us, n_targets=len(table))
-    per_touch, of_target, of_user = np.split(
-        out[:, len(_PER_SOURCE) * n_sources :], [2 * N_STAGES, 2 * N_STAGES + len(_OF_TARGET)], axis=1
-    )
-    per_touch[:] = _touched(touches)[_find(touches.key, pool.row * np.int64(len(table)) + pool.ids)]
+    mine = _find(touches.key, pool.row * np.int64(len(table)) + pool.ids)
+    out[:, touch_at:target_at] = _touched(touches)[mine]
+    of_target = out[:, target_at:user_at]
     popularity = table.popularity[pool.ids]
     of_target[:, 0:3] = popularity
     of_target[:, 3] = table.attention[pool.ids]
@@ -200,7 +200,7 @@ def features(pool: Pool, table: ItemTable, history: HistoryBatch, at_us: LongArr
     of_target[:, 5] = np.log1p((age_us / (24 * _HOUR_US)).astype(np.float32))
     of_target[:, 6:8] = _price(pool, table, touches)
     of_target[:, 8:10] = _category(pool, table, history, at_us)
-    of_user[:] = _user(touches)[pool.row]
+    out[:, user_at:] = _user(touches)[pool.row]
     return out
 
 

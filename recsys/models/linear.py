@@ -19,6 +19,9 @@ from recsys.types import FloatArray, IntArray, Params, Target
 _GB = 1e9
 _MIRRORED_AT_ONCE = 1024
 
+#: Pairs of targets of one user, summed over users, up to which GF-CF keeps R'R: at most 12 bytes each.
+_MOST_PAIRS = 5e8
+
 
 class EASEParams(Params):
     """A ridge regression of every target on all others.
@@ -128,10 +131,15 @@ class GFCF(Model):
         scaled = sparse.diags(_inverse(user_root)) @ self._x @ sparse.diags(_inverse(self.root_degree))
         self.adjacency = sparse.csr_matrix(scaled, dtype=np.float32)
         self.basis = _right_singular_vectors(self.adjacency, self.params.factors, self.params.seed)
+        pairs = float((np.diff(self.adjacency.indptr).astype(np.float64) ** 2).sum())
+        self._gram = sparse.csr_matrix(self.adjacency.T @ self.adjacency) if pairs <= _MOST_PAIRS else None
 
     def _scores(self, users: IntArray) -> FloatArray:
         history = self._x[users]
-        linear = np.asarray(((history @ self.adjacency.T) @ self.adjacency).todense(), dtype=np.float32)
+        if self._gram is not None:
+            linear = (history @ self._gram).toarray()
+        else:
+            linear = (history @ self.adjacency.T).toarray() @ self.adjacency
         passed = history @ (self.basis * _inverse(self.root_degree)[:, None])
         scores = linear + (self.params.alpha * passed) @ (self.basis * self.root_degree[:, None]).T
         scores[np.diff(history.indptr) == 0] = -np.inf

@@ -58,8 +58,13 @@ def test_ease_refuses_what_does_not_fit_and_says_what_it_needs(dataset: Dataset)
         EASE(EASEParams(memory_gb=1e-9)).fit(dataset)
 
 
+@pytest.mark.parametrize("most_pairs", [0.0, 1e9])
 @pytest.mark.parametrize("factors", [3, 500])
-def test_gf_cf_is_its_formula(dataset: Dataset, factors: int) -> None:
+def test_gf_cf_is_its_formula(
+    dataset: Dataset, factors: int, most_pairs: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With R'R kept, and without it where it would be too large."""
+    monkeypatch.setattr("recsys.models.linear._MOST_PAIRS", most_pairs)
     x = dense(dataset, binary=True)
     degree = x.sum(axis=0)
     per_user = np.maximum(x.sum(axis=1), 1)
