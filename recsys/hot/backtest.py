@@ -1,0 +1,334 @@
+"""Rolling origins: what would have been said every week, by a model refitted as in life."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys.data.dataset import Dataset
+from recsys.errors import ModelError
+from recsys.evaluation.bootstrap import Interval, bootstrap
+from recsys.hot import judging
+from recsys.hot.baselines import decayed_units, plain_lags, rankings
+from recsys.hot.features import FeatureTable, Progress, build_features
+from recsys.hot.groups import category_codes, memberships
+from recsys.hot.model import HotModel, Prediction
+from recsys.hot.panel import Panel, build_panel
+from recsys.hot.params import HotParams
+from recsys.hot.samples import WISHED_ORIGINS, TrainingSet, samples_at, thinning_weight
+from recsys.hot.targets import Outcomes, TargetBuilder
+from recsys.hot.windows import Samples, log_ratio
+from recsys.types import BoolArray, FloatArray, IntArray
+
+MODEL, LAGS = "model", "lightgbm_plain_lags"
+TOP_SHARE = 0.02
+ORIGIN_STEP_DAYS = 7
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Every sample that was judged, and what the model said of it: what the plots are drawn from.
+
+    Attributes:
+        samples: items and origins, days from the panel's first.
+        category: (R,) int32 code.
+        outcomes: what followed.
+        prediction: what was said.
+    """
+
+    samples: Samples
+    category: IntArray
+    outcomes: Outcomes
+    prediction: Prediction
+
+
+@dataclass(frozen=True)
+class BacktestReport:
+    """Rankings side by side.
+
+    Attributes:
+        by_origin: one row an origin, ranking and metric: origin (date), ranking, metric, value.
+        summary: one row a ranking and metric: mean over the origins, lower and upper of its 95 % interval
+            (bootstrap over origins), and over_best_rule: the mean over the best rule's (a rule is any ranking
+            but the model and the LightGBM on plain lags).
+        reliability: predicted, observed, count, of bins of the model's potential over all origins.
+        judged: every sample behind it.
+        panel: the daily facts, for the plots.
+        half_life_days: of the exponentially weighted units, chosen on origins before the first one judged.
+    """
+
+    by_origin: pa.Table
+    summary: pa.Table
+    reliability: pa.Table
+    judged: Judged
+    panel: Panel
+    half_life_days: int
+
+    def mean(self, metric: str, ranking: str = MODEL) -> Interval:
+        """A metric's mean over the origins with its 95 % interval."""
+        return bootstrap(_values(self.by_origin, ranking, metric))
+
+
+def backtest(
+    dataset: Dataset,
+    *,
+    params: HotParams | None = None,
+    as_of: date | None = None,
+    refit_every: int = 4,
+    k: int = 50,
+    progress: Progress | None = None,
+) -> BacktestReport:
+    """Judge the model and the rules at every weekly origin of the last half of the log.
+
+    Judged are items sold in the last `population_days` for which the target has not come about already. At
+    every `refit_every`-th origin the model is fitted anew on origins whose horizon had ended by then.
+    Features come from one panel, whose cells never change after their day.
+
+    Args:
+        dataset: the log.
+        params: target and learner.
+        as_of: the day before whose start everything may be used to judge by; by default all of the log.
+        refit_every: origins, a week apart, that one fit serves.
+        k: how many picks precision and lift are taken over.
+        progress: called as progress(done, total, text).
+
+    Raises:
+        ModelError: too few days for one origin in the last half of the log after enough to learn from.
+    """
+    params = params or HotParams()
+    panel = build_panel(dataset, as_of=as_of, progress=progress)
+    categories = category_codes(dataset.items)[: panel.n_items]
+    groups = {kind: matrix[: panel.n_items] for kind, matrix in memberships(dataset.items).items()}
+    builder = TargetBuilder(panel, params.target, categories)
+    judged_origins, learnt_origins = _origins(builder, params)
+    every = samples_at(panel, np.union1d(judged_origins, learnt_origins), params.target.population_days)
+    every = every.at(~builder.already(every))
+    outcomes = builder.outcomes(every)
+    sold = builder.units.total(every, -params.target.population_days, 0) > 0
+    judged = np.isin(every.origin, judged_origins) & sold
+    kept = _pool(every, outcomes.label, params)
+    used = np.flatnonzero(judged | (kept > 0))
+    samples, label, units = every.at(used), outcomes.label[used], outcomes.units[used]
+    judged, weight = judged[used], kept[used]
+    features = build_features(panel, params.target, samples, groups, progress=progress)
+    lags = FeatureTable(*plain_lags(panel, samples))
+
+    said: dict[str, list[Prediction]] = {MODEL: [], LAGS: []}
+    blocks = [
+        judged_origins[start : start + refit_every] for start in range(0, len(judged_origins), refit_every)
+    ]
+    for number, block in enumerate(blocks):
+        if progress is not None:
+            progress(number, len(blocks), f"backtest: fit as of {panel.date_of(int(block[0]))}")
+        rows = _learnable(samples, weight, int(block[0]), params)
+        asked = np.flatnonzero(judged & np.isin(samples.origin, block))
+        for name, table in ((MODEL, features), (LAGS, lags)):
+            training = TrainingSet(
+                samples=samples.at(rows),
+                features=FeatureTable(table.names, table.values[rows]),
+                label=label[rows],
+                units=units[rows],
+                weight=weight[rows],
+                horizon_last_day=params.target.horizon_last_day,
+            )
+            model = HotModel(params.learner, params.calibration).fit(training)
+            said[name].append(model.predict(FeatureTable(table.names, table.values[asked])))
+    rows = np.flatnonzero(judged)
+    prediction, plain = (_joined(said[name]) for name in (MODEL, LAGS))
+    asked_samples = samples.at(rows)
+    scores = rankings(panel, params.target, asked_samples)
+    half_life = _half_life(panel, builder, every, outcomes, learnt_origins, int(judged_origins[0]))
+    scores["ewma"] = decayed_units(panel, asked_samples, (half_life,))[half_life]
+    said_of = Judged(
+        asked_samples, categories[asked_samples.item_idx], Outcomes(label[rows], units[rows]), prediction
+    )
+    found = _judge(
+        panel,
+        builder,
+        said_of,
+        {MODEL: prediction.score, LAGS: plain.score, **scores},
+        k,
+    )
+    predicted, observed, count = judging.reliability(label[rows], prediction.potential)
+    return BacktestReport(
+        by_origin=found,
+        summary=_summary(found),
+        reliability=pa.table({"predicted": predicted, "observed": observed, "count": count}),
+        judged=said_of,
+        panel=panel,
+        half_life_days=half_life,
+    )
+
+
+def _origins(builder: TargetBuilder, params: HotParams) -> tuple[IntArray, IntArray]:
+    """Origins that are judged (the last half of the log, weekly) and those that are learnt from."""
+    last, first = builder.last_origin(), params.learner.min_history_days
+    ahead = params.target.horizon_last_day + 1
+    half = max(builder.panel.n_days // 2, first + ahead + params.learner.min_origins)
+    # Before the first judged origin there should be enough others: a short log is used more closely.
+    step = int(np.clip((half - ahead - first) // (WISHED_ORIGINS - 1), 1, params.learner.origin_step_days))
+
+    def observed(origins: range) -> IntArray:
+        return np.array([o for o in reversed(origins) if builder.observed(o)], dtype=np.int32)
+
+    judged = observed(range(last, half - 1, -ORIGIN_STEP_DAYS))
+    learnt = observed(range(last - ahead, first - 1, -step))
+    if not len(judged):
+        raise ModelError(
+            f"the log has {builder.panel.n_days} days, and a backtest over {params.target.horizon} needs"
+            f" {half + ahead}"
+        )
+    ready = [origin for origin in judged if (learnt + ahead <= origin).sum() >= params.learner.min_origins]
+    if not ready:
+        raise ModelError(
+            f"no origin of the last half has {params.learner.min_origins} origins to learn from before it:"
+            " use a longer log or a smaller origin_step_days"
+        )
+    return np.array(ready, dtype=np.int32), learnt
+
+
+def _pool(every: Samples, label: BoolArray, params: HotParams) -> FloatArray:
+    """(R,) training weight, 0 for thinned samples: about `max_rows` stay for any `max_origins` origins."""
+    n_origins = len(np.unique(every.origin))
+    rows = int(params.learner.max_rows * max(1.0, n_origins / params.learner.max_origins))
+    return thinning_weight(label, rows, params.learner.seed)
+
+
+def _learnable(
+    samples: Samples, weight: FloatArray, origin: int, params: HotParams
+) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+    """Rows whose horizon had ended before the origin, of the most recent origins alone."""
+    past = samples.origin + params.target.horizon_last_day < origin
+    origins = np.unique(samples.origin[past])[-params.learner.max_origins :]
+    return np.flatnonzero(past & (weight > 0) & np.isin(samples.origin, origins))
+
+
+def _half_life(
+    panel: Panel,
+    builder: TargetBuilder,
+    every: Samples,
+    outcomes: Outcomes,
+    learnt: IntArray,
+    first_judged: int,
+) -> int:
+    """The half-life whose exponentially weighted units rank best on the origins before the judged ones."""
+    early = learnt[learnt + builder.params.horizon_last_day < first_judged]
+    rows = np.flatnonzero(np.isin(every.origin, early))
+    scores = decayed_units(panel, every.at(rows))
+    quality = {
+        half_life: float(
+            np.nanmean(
+                [
+                    judging.average_precision(outcomes.label[rows][at], score[at])
+                    for origin in early
+                    if (at := every.origin[rows] == origin).any()
+                ]
+            )
+        )
+        for half_life, score in scores.items()
+    }
+    return max(quality, key=lambda half_life: quality[half_life])
+
+
+def _judge(
+    panel: Panel, builder: TargetBuilder, judged: Judged, scores: Mapping[str, npt.NDArray[Any]], k: int
+) -> pa.Table:
+    rows: list[dict[str, object]] = []
+    samples, label, units = judged.samples, judged.outcomes.label, judged.outcomes.units
+    before = builder.units.total(samples, -28, 0)
+    for origin in np.unique(samples.origin):
+        at = np.flatnonzero(samples.origin == origin)
+        y, u = label[at], units[at]
+        day = panel.date_of(int(origin))
+
+        def note(ranking: str, metric: str, value: float, day: date = day) -> None:
+            rows.append({"origin": day, "ranking": ranking, "metric": metric, "value": value})
+
+        for name, score in scores.items():
+            s = np.asarray(score[at], dtype=np.float64)
+            note(name, "average_precision", judging.average_precision(y, s))
+            note(name, f"precision_at_{k}", judging.precision_at(y, s, k))
+            note(name, "recall_top_2_percent", judging.recall_at_share(y, s, TOP_SHARE))
+            note(name, f"matched_lift_{k}", judging.matched_lift(u, s, before[at], k))
+            note(name, f"lift_over_average_{k}", judging.lift_over_average(u, s, k))
+            top = judging.best_first(s)[: max(1, round(TOP_SHARE * len(at)))]
+            leads = _lead_days(builder, samples.at(at[top[y[top]]]))
+            note(name, "median_lead_days", float(np.median(leads)) if len(leads) else float("nan"))
+        p = judged.prediction.potential[at]
+        top = judging.best_first(judged.prediction.score[at])[: max(1, round(TOP_SHARE * len(at)))]
+        note(MODEL, "base_rate", float(y.mean()))
+        note(MODEL, "brier", float(np.mean((p - y) ** 2)))
+        note(MODEL, "brier_skill", judging.brier_skill(y, p))
+        note(MODEL, "potential_mean", float(p.mean()))
+        note(MODEL, "potential_top_2_percent", float(p[top].mean()))
+        note(MODEL, "observed_top_2_percent", float(y[top].mean()))
+        note(
+            MODEL,
+            "units_log_error",
+            float(np.abs(log_ratio(u, judged.prediction.expected_units[at], 1.0)).mean()),
+        )
+    return pa.Table.from_pylist(rows)
+
+
+def _lead_days(builder: TargetBuilder, samples: Samples) -> FloatArray:
+    """(m,) days from the origin until a window's units first reach `breakout_factor` times the usual.
+
+    The usual is the recent rate at the origin, at least one unit a window; items that never get there by the
+    end of the horizon are left out.
+    """
+    p, h = builder.params, builder.params.horizon.days
+    usual = np.maximum(builder.units.total(samples, -p.recent_days, 0) * (h / p.recent_days), 1.0)
+    first = np.full(len(samples), np.nan, dtype=np.float32)
+    for days in range(1, p.horizon_last_day + 2):
+        units = builder.units.total(samples, days - h, days)
+        reached = np.isnan(first) & (units >= p.breakout_factor * usual)
+        first[reached] = days - 1
+    return first[np.isfinite(first)]
+
+
+def _joined(parts: list[Prediction]) -> Prediction:
+    return Prediction(
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("score", "potential", "lower", "upper", "expected_units")
+        )
+    )
+
+
+def _values(table: pa.Table, ranking: str, metric: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    rows = table.filter(pc.and_(pc.equal(table["ranking"], ranking), pc.equal(table["metric"], metric)))
+    values = rows["value"].to_numpy()
+    return np.asarray(values[np.isfinite(values)])
+
+
+def _summary(by_origin: pa.Table) -> pa.Table:
+    names = list(
+        dict.fromkeys(zip(by_origin["ranking"].to_pylist(), by_origin["metric"].to_pylist(), strict=True))
+    )
+    means = {name: bootstrap(_values(by_origin, *name)) for name in names}
+    rows = []
+    for (ranking, metric), interval in means.items():
+        rules = [
+            other.mean
+            for (name, of), other in means.items()
+            if of == metric and name not in (MODEL, LAGS) and np.isfinite(other.mean)
+        ]
+        best = max(rules, default=float("nan"))
+        rows.append(
+            {
+                "ranking": ranking,
+                "metric": metric,
+                "mean": interval.mean,
+                "lower": interval.lower,
+                "upper": interval.upper,
+                "over_best_rule": interval.mean / best if best else float("nan"),
+            }
+        )
+    return pa.Table.from_pylist(rows)
