@@ -46,7 +46,7 @@ class BuiltIndex:
         nprobe: how many lists a search without filters reads; 0 for an exact index.
     """
 
-    data: bytes
+    data: bytes | memoryview
     nprobe: int
 
 

@@ -22,14 +22,15 @@ class SearchParams(Params):
     """How the search widens as fewer items are allowed.
 
     Attributes:
-        exact_share: at or below this share of allowed items they are scanned one by one.
-        exact_up_to: so are they where they are at most so many, whatever the share.
-        widening: lists read = nprobe x share ** -widening.
+        exact_up_to: at most so many allowed items are scanned one by one.
+        exact_cost: so are they where that is cheaper than the lists: what one vector, gathered from anywhere,
+            costs of a code that is read in its list.
+        widening: lists read = nprobe x share allowed ** -widening.
         spare: candidates read from coded lists, as a multiple of k, before their exact scores decide.
     """
 
-    exact_share: float = Field(default=0.02, ge=0, le=1)
     exact_up_to: int = Field(default=2_000, ge=0)
+    exact_cost: float = Field(default=5.0, gt=0)
     widening: float = Field(default=1.2, ge=0)
     spare: float = Field(default=1.25, ge=1)
 
@@ -98,20 +99,23 @@ class ItemIndex:
         k = min(k, n_allowed)
         if k == 0:
             return np.empty(0, np.int32), np.empty(0, np.float32)
-        few = max(self.params.exact_up_to, int(self.params.exact_share * self.n))
-        if n_allowed <= few or (not self._lists and 4 * n_allowed <= self.n):
+        if n_allowed <= self.params.exact_up_to:
             return self._best(allowed.items(), query, k)
         if not self._lists:
+            if n_allowed * self.params.exact_cost <= self.n:
+                return self._best(allowed.items(), query, k)
             return self._search_in_index(query, k, allowed, 0)
-        nprobe = round(self._nprobe * (n_allowed / self.n) ** -self.params.widening)
+        widened = self._nprobe * (n_allowed / self.n) ** -self.params.widening
+        nprobe = min(round(widened), self._lists)
+        if n_allowed * self.params.exact_cost <= self.n * nprobe / self._lists:
+            return self._best(allowed.items(), query, k)
         depth = min(int(k * self.params.spare) + 8, n_allowed)
         while True:
-            nprobe = min(nprobe, self._lists)
             ids, _ = self._search_in_index(query, depth, allowed, nprobe)
             ids = ids[ids >= 0]
             if len(ids) >= k or nprobe == self._lists:
                 return self._best(ids, query, k)
-            nprobe *= 4
+            nprobe = min(4 * nprobe, self._lists)
 
     def _best(self, ids: IntArray, query: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
         """The best k of some items by their exact scores; ties go to the lower index."""
