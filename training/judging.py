@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from recsys.data.dataset import Dataset
-from recsys.data.split import TimeSplit, split_by_time
+from recsys.data.split import TimeSplit, Window, split_by_time
 from recsys.errors import DataError
 from recsys.evaluation.protocol import (
     Judged,
@@ -23,6 +23,7 @@ from recsys.evaluation.protocol import (
 )
 from recsys.evaluation.table import Row, compare
 from recsys.models.base import Model, Progress, top_k
+from recsys.models.collaborative import ItemKNN
 from recsys.models.fused import FusedModel
 from recsys.models.fusion import Combiner
 from recsys.models.fusion_training import Fold, FusionReport, consumption, train_fusion
@@ -31,6 +32,11 @@ from recsys.models.two_tower import LearningPoint, TwoTower
 from recsys.types import Behaviour, BoolArray, Candidates, Target
 from training.candidates import Steps, candidate_models, fit_all
 from training.config import TrainingConfig
+
+#: With fewer users than this times `fusion.min_users` in the validation window, earlier windows are added.
+ENOUGH_FOLD_USERS = 5
+#: Most validation windows that the combiner learns from.
+MAX_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -108,33 +114,74 @@ def _learn_on_validation(
     goals: tuple[Behaviour, ...],
     progress: Progress | None,
 ) -> tuple[Combiner | None, FusionReport | None, Steps, tuple[LearningPoint, ...]]:
-    window = split.validation
-    before = dataset.until(window.fit_end_us)
-    sources = fit_all(candidate_models(config, dataset, target), before, progress=progress)
-    towers = [source for source in sources if isinstance(source, TwoTower)]
-    steps = {tower.name: tower.best_step for tower in towers}
-    curve = towers[0].learning_curve if towers else ()
-    if config.fusion.enabled is False or len(sources) == 1:
+    folds: list[Fold] = []
+    steps: Steps = {}
+    curve: tuple[LearningPoint, ...] = ()
+    for window in _validation_windows(dataset, split):
+        before = dataset.until(window.fit_end_us)
+        sources = fit_all(candidate_models(config, dataset, target, steps=steps), before, progress=progress)
+        if not folds:
+            towers = [source for source in sources if isinstance(source, TwoTower)]
+            steps = {tower.name: tower.best_step for tower in towers}
+            curve = towers[0].learning_curve if towers else ()
+        served = fused_sources(sources)
+        if config.fusion.enabled is False or len(served) == 1:
+            return None, None, steps, curve
+        truth = _truth_in(dataset, window, target, goals)
+        if truth is not None:
+            folds.append(Fold(before, served, truth))
+        elif config.fusion.enabled is True:
+            raise DataError(f"{dataset.path}: no known user has a goal event in a validation window")
+        if sum(_users_of(fold) for fold in folds) >= ENOUGH_FOLD_USERS * config.fusion.params.min_users:
+            break
+    if not folds:
         return None, None, steps, curve
-    try:
-        judged = judge(dataset, window, target=target, goals=goals)
-        fold = Fold(before, sources, truth_of_known(judged))
-        if not fold.truth.nnz:
-            raise DataError(f"{dataset.path}: no known user has a goal event in the validation window")
-    except DataError:
-        if config.fusion.enabled is True:
-            raise
-        return None, None, steps, curve
-    combiner, report = train_fusion([fold], params=config.fusion.params, progress=progress)
+    # The item table of the last fold goes into the combiner: that is the newest one.
+    combiner, report = train_fusion(folds[::-1], params=config.fusion.params, progress=progress)
     return combiner, report, steps, curve
 
 
-def truth_of_known(judged: Judged) -> sparse.csr_matrix:
-    """The truth by user index: (known users, targets) CSR; new users are left out."""
-    known = judged.users < judged.n_known_users
-    pairs = sparse.coo_matrix(judged.truth[known])
-    shape = (judged.n_known_users, judged.truth.shape[1])
-    return sparse.csr_matrix((pairs.data, (judged.users[known][pairs.row], pairs.col)), shape=shape)
+def _validation_windows(dataset: Dataset, split: TimeSplit) -> list[Window]:
+    """The validation window, then windows of its length before it, while half of the log is left to fit."""
+    first = int(dataset.events.timestamp_us[0])
+    length = split.validation.end_us - split.validation.start_us
+    gap = split.validation.start_us - split.validation.fit_end_us
+    windows = [split.validation]
+    while len(windows) < MAX_FOLDS:
+        end = windows[-1].fit_end_us
+        earlier = Window(end - length - gap, end - length, end)
+        if earlier.fit_end_us - first < (split.validation.end_us - first) / 2:
+            break
+        windows.append(earlier)
+    return windows
+
+
+def _truth_in(
+    dataset: Dataset, window: Window, target: Target, goals: tuple[Behaviour, ...]
+) -> sparse.csr_matrix | None:
+    """What known users did in the window; None where they did nothing."""
+    times = dataset.events.timestamp_us
+    inside = dataset.events.where((times >= window.start_us) & (times < window.end_us))
+    before = dataset.until(window.fit_end_us)
+    n_users, n_targets = len(before.users), len(before.entities(target))
+    index = inside.target_idx(target)
+    rows = inside.is_any(goals) & (index >= 0) & (index < n_targets) & (inside.user_idx < n_users)
+    if not rows.any():
+        return None
+    cells = (np.ones(int(rows.sum()), dtype=np.float32), (inside.user_idx[rows], index[rows]))
+    truth = sparse.csr_matrix(cells, shape=(n_users, n_targets))
+    truth.sum_duplicates()
+    truth.data[:] = 1.0
+    return truth
+
+
+def _users_of(fold: Fold) -> int:
+    return int((np.diff(fold.truth.indptr) > 0).sum())
+
+
+def fused_sources(models: list[Model]) -> list[Model]:
+    """The models that the request path can run; item neighbours by `implicit` are there to compare with."""
+    return [model for model in models if not isinstance(model, ItemKNN)]
 
 
 def compare_models(
@@ -163,7 +210,8 @@ def compare_models(
     consumed = None if returns else before.done(popular.target, consumption(before))
     models: dict[str, Model | FusedModel] = {source.name: source for source in sources}
     if combiner is not None:
-        models[FusedModel.name] = FusedModel(sources, combiner, before, depth=config.fusion.params.depth)
+        served = fused_sources(sources)
+        models[FusedModel.name] = FusedModel(served, combiner, before, depth=config.fusion.params.depth)
     reports = {
         name: evaluate(answering(model, popular, k=k, consumed=consumed), judged, ks=config.evaluation.k)
         for name, model in models.items()

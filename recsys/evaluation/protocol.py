@@ -147,6 +147,7 @@ def evaluate(recommend: Recommend, judged: Judged, *, ks: tuple[int, ...] = (10,
     candidates = recommend(judged.users)
     found = metrics.hits(candidates, judged.truth, k=max(ks))
     new_truth = sparse.csr_matrix(judged.truth.multiply(judged.is_new_target[None, :]))
+    new_truth.eliminate_zeros()
     with_new = np.flatnonzero(np.diff(new_truth.indptr) > 0)
     found_new = metrics.hits(candidates, new_truth, k=max(ks))[with_new]
     n_new = np.diff(new_truth.indptr)[with_new]

@@ -1,0 +1,150 @@
+"""What the command line does in bulk: products for users, rooms for requests, potentials for products."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from recsys.bundle import open_bundle
+from recsys.data.dataset import Dataset
+from recsys.data.prepare import prepare
+from recsys.errors import DataError
+from recsys.hot.params import Horizon, HotParams, HotTarget
+from recsys.hot.score import HotScores, score_hot
+from recsys.product_sections import read_catalogue
+from recsys.room_sections import read_rooms
+from recsys.rooms.replay import KnownIds, replay
+from recsys.tables import check_out, parse_whole_numbers, read_table, write_table
+
+Progress = Callable[[int, int, str], None]
+_REPORT_EVERY = 200
+
+
+def recommend_users(
+    bundle: Path,
+    users: Path,
+    out: Path,
+    *,
+    k: int,
+    repeat: bool | None = None,
+    progress: Progress | None = None,
+) -> int:
+    """Write user_id, item_id, rank (from 1), score and source; returns the number of rows.
+
+    Users come in the order of the file, each once for every line. The moment of asking is the bundle's own.
+
+    Args:
+        bundle: folder of a bundle with products.
+        users: Parquet or CSV with user_id; it comes back in the type and spelling of this file.
+        out: .parquet or .csv.
+        k: products a user.
+        repeat: whether what a user consumed may return; None is what validation chose.
+        progress: called as progress(done, total, text).
+
+    Raises:
+        DataError: the file of users cannot be used.
+        BundleRefused: the bundle cannot be used.
+    """
+    from serving.recommender import Recommender
+
+    check_out(out)
+    asked = read_table(users, ("user_id",))["user_id"]
+    recommender = Recommender.load(bundle)
+    answers = []
+    for done, user_id in enumerate(asked.to_pylist(), 1):
+        answers.append(recommender.products(user_id, k=k, repeat=repeat))
+        if progress is not None and (done % _REPORT_EVERY == 0 or done == len(asked)):
+            progress(done, len(asked), "users answered")
+    counts = np.array([len(answer) for answer in answers], dtype=np.int64)
+    entries = [entry for answer in answers for entry in answer]
+    rows = pa.array(np.repeat(np.arange(len(answers)), counts), pa.int64())
+    ranks = np.concatenate([np.zeros(0, np.int32), *(np.arange(1, n + 1, dtype=np.int32) for n in counts)])
+    table = pa.table(
+        {
+            "user_id": parse_whole_numbers(asked).take(rows),
+            "item_id": pa.array([entry.id for entry in entries]),
+            "rank": pa.array(ranks, pa.int32()),
+            "score": pa.array([entry.score for entry in entries], pa.float64()),
+            "source": pa.array([entry.source for entry in entries], pa.string()),
+        }
+    )
+    write_table(table, out)
+    return int(table.num_rows)
+
+
+def replay_rooms(
+    bundle: Path, logs: Path, requests: Path, out: Path, *, k: int, progress: Progress | None = None
+) -> int:
+    """Write user_id, at, room_id, rank (from 1) and score; returns the number of rows.
+
+    The log is played in time order from an empty state, and each request sees what was known strictly before
+    its `at`. A request at which no room is live has no row.
+
+    Args:
+        bundle: folder of a bundle with rooms.
+        logs: folder with the log tables.
+        requests: Parquet or CSV with user_id and at; both come back as they are.
+        out: .parquet or .csv.
+        k: rooms a request.
+        progress: called as progress(done, total, text).
+
+    Raises:
+        DataError: the log or the file of requests cannot be used.
+        BundleRefused: the bundle cannot be used.
+    """
+    check_out(out)
+    asked = read_table(requests, ("user_id", "at"))
+    opened = open_bundle(bundle)
+    parts = read_rooms(opened)
+    if parts is None:
+        raise DataError(f"{bundle}: the bundle does not answer for rooms; train it from a log with rooms")
+    catalogue = read_catalogue(opened)
+    ids = KnownIds(users=catalogue.users, items=catalogue.items, streamers=parts.streamers)
+    with tempfile.TemporaryDirectory(prefix="recsys-rooms-") as folder:
+        if progress is not None:
+            progress(0, 0, "preparing the log")
+        prepare(logs, Path(folder) / "dataset")
+        dataset = Dataset.load(Path(folder) / "dataset")
+        table = replay(parts.scorer, dataset, asked, k=k, ids=ids, progress=progress)
+    table = table.set_column(0, "user_id", parse_whole_numbers(table["user_id"]))
+    write_table(table, out)
+    return int(table.num_rows)
+
+
+def score_hot_items(
+    dataset: Path,
+    out: Path,
+    *,
+    as_of: date | None,
+    horizon: str,
+    target: str,
+    progress: Progress | None = None,
+) -> HotScores:
+    """Write item_id, potential, rank, grade, lower, upper and reasons, and what else the score says.
+
+    Args:
+        dataset: folder of a Dataset.
+        out: .parquet or .csv.
+        as_of: rows before the start of this day are known; by default all whole days.
+        horizon: `first:last` days ahead, both included.
+        target: breakout, newly_hot or hot.
+        progress: called as progress(done, total, text).
+
+    Raises:
+        ConfigError: the horizon cannot be read.
+        DataError, ModelError: there is too little log.
+    """
+    check_out(out)
+    params = HotParams()
+    wanted = params.target.with_horizon(Horizon.parse(horizon)).model_copy(
+        update={"target": HotTarget(target)}
+    )
+    params = params.model_copy(update={"target": wanted})
+    scores = score_hot(Dataset.load(dataset), as_of=as_of, params=params, progress=progress)
+    write_table(scores.table.drop_columns(["item_idx"]), out)
+    return scores

@@ -1,0 +1,381 @@
+"""The command `recsys`. Every command's imports are its own, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.text import Text
+
+from recsys.errors import ConfigError, RecsysError
+
+app = typer.Typer(
+    name="recsys",
+    help="Products, live rooms and hot-item potential from the logs of live commerce.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+console = Console()
+errors = Console(stderr=True)
+
+#: Exit status of bad input.
+BAD_INPUT = 2
+
+
+class EngineChoice(StrEnum):
+    """Where `prepare` runs."""
+
+    DUCKDB = "duckdb"
+    SPARK = "spark"
+
+
+class RepeatChoice(StrEnum):
+    """Whether what a user consumed may be recommended again."""
+
+    AUTO = "auto"
+    YES = "yes"
+    NO = "no"
+
+
+class TargetChoice(StrEnum):
+    """What `hot` scores."""
+
+    BREAKOUT = "breakout"
+    NEWLY_HOT = "newly_hot"
+    HOT = "hot"
+
+
+Out = Annotated[Path, typer.Option("--out", help="What to write.", show_default=False)]
+DatasetDir = Annotated[Path, typer.Argument(help="Folder that `recsys prepare` wrote.", metavar="DATASET")]
+BundleDir = Annotated[Path, typer.Argument(help="Folder that `recsys train` wrote.", metavar="BUNDLE")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="YAML file; configs/default.yaml suits any log.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override one key, as models.als.params.factors=64; repeatable."),
+]
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int, str], None]]:
+    """A bar on the terminal; called as progress(done, total, text)."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=errors, transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def report(done: int, total: int, text: str) -> None:
+            bar.update(task, completed=done, total=total or None, description=text)
+
+        yield report
+
+
+@contextmanager
+def _stages() -> Iterator[Callable[[str], None]]:
+    """A spinner on the terminal; called with the name of the stage."""
+    with errors.status("starting") as status:
+        yield lambda text: status.update(text)
+
+
+@app.command()
+def simulate(
+    out: Out,
+    users: Annotated[int | None, typer.Option(help="Users.", min=1)] = None,
+    items: Annotated[int | None, typer.Option(help="Products.", min=1)] = None,
+    streamers: Annotated[int | None, typer.Option(help="Streamers.", min=1)] = None,
+    days: Annotated[int | None, typer.Option(help="Days of log.", min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed; the same one writes the same log.", min=0)] = None,
+) -> None:
+    """Write the log of a simulated live-commerce platform, and its truth in a folder of its own.
+
+    Example: recsys simulate --out logs --users 5000 --days 90 --seed 1
+    """
+    from recsys.data.simulate import SimulationParams
+    from recsys.data.simulate import simulate as run
+    from recsys.reports import show_simulation
+
+    given = {"users": users, "items": items, "streamers": streamers, "days": days, "seed": seed}
+    params = SimulationParams(**{name: value for name, value in given.items() if value is not None})
+    with _progress() as report:
+        summary = run(out, params, progress=lambda done, total: report(done, total, "simulating days"))
+    show_simulation(console, summary)
+
+
+@app.command("import")
+def import_(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="retailrocket, kuairand, kuailive, twitch, taobao, completejourney, onlineretail or tafeng.",
+            metavar="SOURCE",
+        ),
+    ],
+    raw: Annotated[
+        Path | None,
+        typer.Argument(
+            help="The publisher's file or folder; completejourney can do without.", metavar="[RAW]"
+        ),
+    ] = None,
+    *,
+    out: Out,
+) -> None:
+    """Turn a public data set's raw files into log tables.
+
+    Example: recsys import retailrocket downloads/retailrocket --out logs
+    """
+    from recsys.data.sources import import_source
+    from recsys.reports import show_import
+
+    with _stages() as report:
+        summary = import_source(source, raw, out, progress=report)
+    show_import(console, summary)
+
+
+@app.command()
+def prepare(
+    logs: Annotated[Path, typer.Argument(help="Folder with the log tables.", metavar="LOGS")],
+    out: Out,
+    engine: Annotated[EngineChoice, typer.Option(help="Where to compute.")] = EngineChoice.DUCKDB,
+    until: Annotated[
+        str | None, typer.Option(help="Leave out what was not known before this time (UTC).")
+    ] = None,
+) -> None:
+    """Check a log, set bad rows aside, and build the Dataset.
+
+    Example: recsys prepare logs --out dataset --until 2024-06-01
+    """
+    from recsys.data.prepare import prepare as run
+    from recsys.reports import show_prepared
+
+    limit = None if until is None else _time(until, "--until")
+    with _stages() as report:
+        summary = run(logs, out, engine=engine.value, until=limit, progress=report)
+    show_prepared(console, summary)
+
+
+@app.command()
+def train(
+    dataset: DatasetDir,
+    out: Out,
+    config: ConfigFile = None,
+    set_: Overrides = None,
+    track: Annotated[bool, typer.Option(help="Record the run in MLflow.")] = True,
+) -> None:
+    """Fit, evaluate, track, register, and write the bundle.
+
+    Example: recsys train dataset --config configs/default.yaml --set seed=7 --out bundle
+    """
+    from recsys.reports import show_trained
+    from training.config import TrainingConfig
+    from training.pipeline import train as run
+    from training.tracking import Tracker
+
+    settings = TrainingConfig.load(config, set_ or [])
+    tracker = Tracker(settings.tracking) if track else None
+    with _progress() as report:
+        trained = run(dataset, settings, out, tracker=tracker, name=out.name, progress=report)
+    show_trained(console, trained)
+
+
+@app.command()
+def evaluate(bundle: BundleDir, dataset: DatasetDir) -> None:
+    """Compare the bundle's models over the Dataset's test window, with intervals and segments.
+
+    The models are fitted anew, from the bundle's own configuration, on what was known before the window.
+
+    Example: recsys evaluate bundle dataset
+    """
+    from recsys.bundle import open_bundle
+    from recsys.data.dataset import Dataset
+    from recsys.reports import show_comparison
+    from recsys.types import Target
+    from training.config import TrainingConfig
+    from training.judging import run_trial
+
+    opened = open_bundle(bundle)
+    settings = TrainingConfig.from_dict(opened.config, f"{bundle}/manifest.json")
+    with _progress() as report:
+        trial = run_trial(settings, Dataset.load(dataset), Target.ITEM, progress=report)
+    show_comparison(console, trial.comparison.rows, segments=True)
+
+
+@app.command()
+def promote(
+    run: Annotated[str, typer.Argument(help="A run id, a version number, or `challenger`.", metavar="RUN")],
+    config: ConfigFile = None,
+    set_: Overrides = None,
+) -> None:
+    """Make a run's model the champion if it is better by more than chance; says why if not.
+
+    Example: recsys promote challenger
+    """
+    from training.config import TrainingConfig
+    from training.pipeline import refit
+    from training.promote import promote as decide
+    from training.tracking import Tracker
+
+    settings = TrainingConfig.load(config, set_ or [])
+    decision = decide(run, Tracker(settings.tracking), refit=refit)
+    for reason in decision.reasons:
+        console.print(reason)
+    if not decision.promoted:
+        raise typer.Exit(1)
+
+
+@app.command()
+def recommend(
+    bundle: BundleDir,
+    users: Annotated[Path, typer.Option(help="Parquet or CSV with a column user_id.")],
+    out: Out,
+    k: Annotated[int, typer.Option("-k", help="Products a user.", min=1)] = 20,
+    repeat: Annotated[
+        RepeatChoice, typer.Option(help="Whether what a user consumed may return.")
+    ] = RepeatChoice.AUTO,
+) -> None:
+    """Products for a batch of users, by the same code that serves requests.
+
+    Example: recsys recommend bundle --users users.parquet -k 20 --out products.parquet
+    """
+    from recsys.batch import recommend_users
+
+    again = {RepeatChoice.AUTO: None, RepeatChoice.YES: True, RepeatChoice.NO: False}[repeat]
+    with _progress() as report:
+        rows = recommend_users(bundle, users, out, k=k, repeat=again, progress=report)
+    console.print(f"{rows:,} rows in {out}")
+
+
+@app.command()
+def hot(
+    dataset: DatasetDir,
+    out: Out,
+    as_of: Annotated[
+        str | None, typer.Option(help="Rows before the start of this day (UTC) are known.")
+    ] = None,
+    horizon: Annotated[str, typer.Option(help="Days ahead, first:last, both included.")] = "7:15",
+    target: Annotated[TargetChoice, typer.Option(help="What to look for.")] = TargetChoice.BREAKOUT,
+) -> None:
+    """Each product's chance of becoming hot in the days ahead, with grade, bounds and reasons.
+
+    Example: recsys hot dataset --as-of 2024-06-01 --horizon 7:15 --out hot.parquet
+    """
+    from recsys.batch import score_hot_items
+    from recsys.reports import show_hot
+
+    with _progress() as report:
+        scores = score_hot_items(
+            dataset, out, as_of=_day(as_of), horizon=horizon, target=target.value, progress=report
+        )
+    show_hot(console, scores)
+    console.print(f"{scores.table.num_rows:,} products in {out}")
+
+
+@app.command()
+def rooms(
+    bundle: BundleDir,
+    logs: Annotated[Path, typer.Argument(help="Folder with the log tables.", metavar="LOGS")],
+    requests: Annotated[Path, typer.Option(help="Parquet or CSV with columns user_id and at.")],
+    out: Out,
+    k: Annotated[int, typer.Option("-k", help="Rooms a request.", min=1)] = 10,
+) -> None:
+    """Replay a log and answer each request with the rooms live then, from what was known before it.
+
+    Example: recsys rooms bundle logs --requests requests.csv -k 10 --out rooms.parquet
+    """
+    from recsys.batch import replay_rooms
+
+    with _progress() as report:
+        rows = replay_rooms(bundle, logs, requests, out, k=k, progress=report)
+    console.print(f"{rows:,} rows in {out}")
+
+
+@app.command()
+def serve(
+    bundle: BundleDir,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; beyond loopback only if you say so.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port.", min=1, max=65535)] = 8000,
+) -> None:
+    """Answer over HTTP, for backends in other languages. OpenAPI is at /docs.
+
+    Admin calls need the token in the environment variable RECSYS_ADMIN_TOKEN; without it they are refused.
+
+    Example: recsys serve bundle --port 8000
+    """
+    import uvicorn
+
+    from serving.edge import create_app
+    from serving.recommender import Recommender
+
+    recommender = Recommender.load(bundle)
+    uvicorn.run(
+        create_app(recommender, admin_token=os.environ.get("RECSYS_ADMIN_TOKEN")), host=host, port=port
+    )
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder to work in.")] = Path("demo_out"),
+) -> None:
+    """The main job, end to end, on the data that comes with the install.
+
+    Example: recsys demo
+    """
+    from recsys.demo import run_demo
+
+    run_demo(out, console)
+
+
+def _time(text: str, option: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"{option} {text!r}: write a time as 2024-06-01 or 2024-06-01T12:00:00") from None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def _day(text: str | None) -> date | None:
+    if text is None:
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"--as-of {text!r}: write a day as 2024-06-01") from None
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line; bad input is one clear line and exit status 2."""
+    try:
+        return app(arguments, standalone_mode=True)
+    except RecsysError as error:
+        line = Text("recsys: ", style="bold red").append(str(error), style="not bold default")
+        errors.print(line, soft_wrap=True)
+        sys.exit(BAD_INPUT)
+
+
+if __name__ == "__main__":
+    main()

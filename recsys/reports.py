@@ -1,0 +1,160 @@
+"""What the command line prints: short tables that a person can read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from recsys.evaluation.bootstrap import Interval
+from recsys.evaluation.table import ALL, Row
+
+if TYPE_CHECKING:
+    from recsys.data.prepare import PrepareSummary
+    from recsys.data.simulate import SimulationSummary
+    from recsys.data.sources import ImportSummary
+    from recsys.hot.score import HotScores
+    from training.pipeline import Trained
+
+#: Metrics of the comparison table, in the order of its columns.
+SHOWN = ("ndcg@20", "recall@20", "hit_rate@20", "mrr@20", "coverage@20", "head_share@20")
+#: Quarantine reasons shown in full; the rest is in the Dataset's manifest.
+MAX_REASONS = 12
+
+
+def grid(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
+    """An empty table; the columns named in `right` hold numbers."""
+    table = Table(
+        title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False
+    )
+    for place, column in enumerate(columns):
+        fixed = column in right or place == 0
+        table.add_column(
+            column, justify="right" if column in right else "left", no_wrap=fixed, overflow="fold"
+        )
+    return table
+
+
+def interval_text(value: Interval) -> str:
+    """The mean, and the interval where there is one."""
+    if value.lower != value.lower:
+        return f"{value.mean:.3f}"
+    return f"{value.mean:.4f} [dim]({value.lower:.4f}–{value.upper:.4f})[/]"
+
+
+def show_simulation(console: Console, summary: SimulationSummary) -> None:
+    """Counts, rates beside their targets, and how hard the platform's two problems are."""
+    console.print(
+        f"{summary.events:,} events of {summary.users:,} users, {summary.items:,} products, "
+        f"{summary.streamers:,} streamers and {summary.rooms:,} rooms in {summary.out}"
+    )
+    table = grid("Rates of the log", "rate", "value", "target", right=("value",))
+    for rate in summary.rates:
+        low, high = rate.target
+        table.add_row(rate.name, f"{rate.value:.3g}", f"{low:g}" if low == high else f"{low:g} to {high:g}")
+    console.print(table)
+    hot = summary.hot_ceiling
+    if hot is not None:
+        console.print(
+            f"Hot products, precision@50 over {hot.origins} weeks, 7 to 15 days ahead: recent sales alone "
+            f"{hot.sales:.2f}, ranking by the truth {hot.truth:.2f}"
+        )
+    rooms = summary.room_headroom
+    if rooms is not None:
+        console.print(
+            f"Rooms, NDCG@10 over all {rooms.live_rooms:.0f} live: decayed visit count "
+            f"{rooms.baseline:.3f}, ranking by the truth {rooms.truth:.3f} ({rooms.requests:,} requests, "
+            f"{rooms.repeats:.0%} returns)"
+        )
+
+
+def show_import(console: Console, summary: ImportSummary) -> None:
+    """Rows written, and rows left out with the reason."""
+    for table, rows in summary.rows.items():
+        console.print(f"{rows:>12,} {table}")
+    for raw, reasons in summary.skipped.items():
+        for reason, rows in reasons.items():
+            console.print(f"{rows:>12,} rows of {raw} left out: {reason}", style="yellow")
+    console.print(f"log tables in {summary.out}")
+
+
+def show_prepared(console: Console, summary: PrepareSummary) -> None:
+    """Counts, the time span, and what is in quarantine."""
+    entities = ", ".join(f"{n:,} {kind}s" for kind, n in summary.entities.items() if n)
+    console.print(f"{summary.rows['events']:,} events, {entities}")
+    console.print(f"{summary.first:%Y-%m-%d %H:%M} to {summary.last:%Y-%m-%d %H:%M} UTC")
+    console.print(", ".join(f"{name} {n:,}" for name, n in summary.behaviours.items()))
+    for fault in summary.quarantined[:MAX_REASONS]:
+        console.print(
+            f"quarantined {fault.rows:,} of {fault.table}: {fault.reason}", style="yellow", highlight=False
+        )
+        console.print(f"    as in {fault.example[:160]}", style="dim", highlight=False, markup=False)
+    if len(summary.quarantined) > MAX_REASONS:
+        console.print(f"and {len(summary.quarantined) - MAX_REASONS} more reasons: see dataset.json")
+    for column in summary.dropped_columns:
+        console.print(f"column {column} is of a type that no model reads", style="yellow")
+    console.print(f"Dataset in {summary.path}")
+
+
+def show_comparison(console: Console, rows: list[Row], *, segments: bool = False) -> None:
+    """Every model beside every other, over all judged users and, if asked, by segment."""
+    overall = [row for row in rows if row.segment == ALL]
+    if not overall:
+        return
+    title = f"Test window, {overall[0].n_users:,} users: means, with 95 % intervals where there is room"
+    metrics = [metric for metric in SHOWN if metric in overall[0].values]
+    table = grid(title, "model", *metrics, right=tuple(metrics))
+    for row in overall:
+        first, *rest = (row.values[metric] for metric in metrics)
+        table.add_row(row.model, interval_text(first), *(f"{value.mean:.3f}" for value in rest))
+    console.print(table)
+    if not segments:
+        return
+    for segment in dict.fromkeys(row.segment for row in rows if row.segment != ALL):
+        inside = [row for row in rows if row.segment == segment]
+        metrics = [metric for metric in ("ndcg@20", "recall@20", "hit_rate@20") if metric in inside[0].values]
+        table = grid(f"{segment}, {inside[0].n_users:,} users", "model", *metrics, right=tuple(metrics))
+        for row in inside:
+            table.add_row(row.model, *(interval_text(row.values[metric]) for metric in metrics))
+        console.print(table)
+
+
+def show_trained(console: Console, trained: Trained) -> None:
+    """The comparison, what was left out, how long it took, and where things are."""
+    show_comparison(console, trained.rows)
+    for note in trained.notes:
+        console.print(f"note: {note}", style="yellow", highlight=False, markup=False)
+    console.print(
+        ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in trained.seconds.items()), style="dim"
+    )
+    if trained.run_id is not None:
+        console.print(f"MLflow run {trained.run_id}, registered as challenger")
+    console.print(f"bundle in {trained.bundle}")
+
+
+def show_hot(console: Console, scores: HotScores, *, k: int = 10) -> None:
+    """The k best products with grade, bounds and reasons."""
+    for first, last in scores.gaps:
+        console.print(f"the log has nothing from {first} to {last}: left out of all rates", style="yellow")
+    table = grid(
+        f"As of {scores.as_of}: base rate {scores.base_rate:.1%}, {scores.training_origins} past origins",
+        "rank",
+        "product",
+        "potential",
+        "range",
+        "grade",
+        "reasons",
+        right=("rank", "potential"),
+    )
+    for row in scores.table.slice(0, k).to_pylist():
+        bounds = f"{row['lower']:.0%}–{row['upper']:.0%}"
+        table.add_row(
+            str(row["rank"]),
+            str(row["item_id"]),
+            f"{row['potential']:.1%}",
+            bounds,
+            row["grade"],
+            row["reasons"],
+        )
+    console.print(table)

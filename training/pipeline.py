@@ -1,0 +1,278 @@
+"""A training run, end to end: judge fits made before the test window, refit on all rows, write the bundle."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import threadpoolctl
+import torch
+
+from recsys.bundle import Section, write_bundle
+from recsys.data.dataset import Dataset, from_us
+from recsys.errors import DataError, ModelError
+from recsys.evaluation.table import ALL, Row
+from recsys.hot.score import HotScores, score_hot
+from recsys.models.base import Progress
+from recsys.models.fused import FusedModel
+from recsys.models.popular import Popular
+from recsys.product_sections import hot_section
+from recsys.room_sections import room_sections
+from recsys.rooms.catalogue import content_of, state_params_of
+from recsys.rooms.replay import Replay
+from recsys.rooms.scorer import RoomScorer
+from recsys.types import Target
+from training.candidates import candidate_models, fit_all
+from training.config import TrainingConfig
+from training.export import product_sections
+from training.judging import Trial, fused_sources, run_trial
+from training.plots import comparison_figure, learning_curve_figure, segments_figure
+from training.promote import ANSWER, BASELINE, record_result
+from training.tracking import Run, Tracker
+from training.window_result import WindowResult
+
+_log = logging.getLogger(__name__)
+
+#: Products of the hot list that the bundle keeps.
+HOT_DEPTH = 1_000
+_HOT_COLUMNS = ["item_idx", "potential", "lower", "upper", "grade", "expected_units", "reasons"]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run made.
+
+    Attributes:
+        bundle: its folder.
+        run_id: in MLflow; None where nothing was tracked.
+        rows: the comparison table of products over the test window; empty where the log was too short.
+        hot: the hot list as of the end of the log; None with the reason in `notes`.
+        notes: what was left out and why, in words.
+        seconds: wall-clock time by stage.
+    """
+
+    bundle: Path
+    run_id: str | None
+    rows: list[Row]
+    hot: HotScores | None
+    notes: tuple[str, ...]
+    seconds: Mapping[str, float]
+
+
+def train(
+    dataset_path: Path | str,
+    config: TrainingConfig,
+    out: Path | str,
+    *,
+    tracker: Tracker | None = None,
+    name: str = "train",
+    progress: Progress | None = None,
+) -> Trained:
+    """Fit, evaluate, track, register and write the bundle.
+
+    Args:
+        dataset_path: a folder that `prepare` wrote.
+        config: everything that decides the run.
+        out: the bundle's folder; it must not exist yet.
+        tracker: where the run is recorded; None records nothing.
+        name: of the run.
+        progress: called as progress(done, total, text).
+
+    Raises:
+        DataError: the Dataset cannot be read, or holds nothing to recommend.
+        BundleRefused: `out` exists.
+        ModelError: a training diverged.
+    """
+    dataset = Dataset.load(dataset_path)
+    with threadpoolctl.threadpool_limits(limits=None if config.threads == "auto" else config.threads):
+        torch.set_num_threads(config.threads if config.threads != "auto" else torch.get_num_threads())
+        if tracker is None:
+            return _Job(config, dataset, Path(out), progress).run(None)
+        with tracker.run(name) as run:
+            run.log_config(config)
+            run.log_dataset(dataset)
+            return _Job(config, dataset, Path(out), progress).run(run)
+
+
+def refit(config: TrainingConfig, dataset_path: Path, cut_off: datetime) -> WindowResult:
+    """How a configuration does when fitted up to a cut-off: see `training.promote.Refit`.
+
+    Raises:
+        DataError: the configuration's test window does not begin at the cut-off.
+    """
+    dataset = Dataset.load(dataset_path)
+    trial = run_trial(config, dataset, Target.ITEM)
+    if from_us(trial.split.test.fit_end_us) != cut_off:
+        raise DataError(
+            f"{dataset_path}: its test window begins after {from_us(trial.split.test.fit_end_us)}, "
+            f"not after {cut_off}: the data has changed since; train the challenger again"
+        )
+    return _result(trial, dataset, _answer_name(trial))
+
+
+class _Job:
+    """One run's state while it is being made."""
+
+    def __init__(
+        self, config: TrainingConfig, dataset: Dataset, out: Path, progress: Progress | None
+    ) -> None:
+        self.config = config
+        self.dataset = dataset
+        self.out = out
+        self.progress = progress
+        self.notes: list[str] = []
+        self.seconds: dict[str, float] = {}
+
+    def run(self, run: Run | None) -> Trained:
+        sections: dict[str, Section] = {}
+        trial: Trial | None = None
+        hot: HotScores | None = None
+        if not len(self.dataset.items) and not len(self.dataset.rooms):
+            raise DataError(f"{self.dataset.path}: neither products nor rooms; there is nothing to recommend")
+        if len(self.dataset.items):
+            trial = self._timed("evaluate", self._trial)
+            sections |= self._timed("refit", lambda: self._products(trial))
+            hot = self._timed("hot", self._hot)
+            if hot is not None:
+                sections["hot"] = hot_section(hot.table.slice(0, HOT_DEPTH).select(_HOT_COLUMNS))
+        else:
+            sections |= product_sections(self.dataset, [], None)
+        if len(self.dataset.rooms):
+            sections |= self._timed("rooms", self._rooms)
+        rows = [] if trial is None else trial.comparison.rows
+        bundle = write_bundle(
+            self.out,
+            sections=sections,
+            config=self.config.to_dict(),
+            metrics=_metrics(rows),
+            model_version=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{self.dataset.fingerprint[:8]}",
+            mlflow_run_id=None if run is None else run.id,
+        )
+        if run is not None:
+            self._timed("record", lambda: self._record(run, trial, bundle))
+        return Trained(bundle, run.id if run else None, rows, hot, tuple(self.notes), self.seconds)
+
+    def _timed(self, stage: str, work: Any) -> Any:
+        begin = time.perf_counter()
+        result = work()
+        self.seconds[stage] = time.perf_counter() - begin
+        return result
+
+    def _trial(self) -> Trial | None:
+        try:
+            return run_trial(self.config, self.dataset, Target.ITEM, progress=self.progress)
+        except DataError as error:
+            self._note(f"not evaluated: {error}")
+            return None
+
+    def _products(self, trial: Trial | None) -> dict[str, Section]:
+        """Refit on all rows, for as long as validation found right."""
+        if trial is None or trial.combiner is None:
+            popular = Popular(self.config.models.popular)
+            return product_sections(self.dataset, fit_all([popular], self.dataset), None)
+        models = candidate_models(self.config, self.dataset, Target.ITEM, steps=trial.steps)
+        served = fit_all(fused_sources(models), self.dataset, progress=self.progress)
+        return product_sections(self.dataset, served, trial.combiner)
+
+    def _hot(self) -> HotScores | None:
+        if self.config.hot.enabled is False:
+            return None
+        try:
+            return score_hot(self.dataset, params=self.config.hot.params, progress=self.progress)
+        except (DataError, ModelError) as error:
+            if self.config.hot.enabled is True:
+                raise
+            self._note(f"no hot list: {error}")
+            return None
+
+    def _rooms(self) -> dict[str, Section]:
+        """The room model, and the live state as of the end of the log."""
+        dataset = self.dataset
+        if self.config.rooms.enabled is False:
+            return {}
+        scorer = RoomScorer(state_params_of(dataset), content_of(dataset))
+        feed = Replay(scorer, dataset)
+        at_end = next(feed.moments(np.array([-1], np.int32), np.array([dataset.as_of_us], np.int64)))
+        return room_sections(
+            scorer, at_end.state, streamers=dataset.streamers.ids, rooms=dataset.rooms.ids
+        )
+
+    def _note(self, text: str) -> None:
+        _log.warning(text)
+        self.notes.append(text)
+
+    def _record(self, run: Run, trial: Trial | None, bundle: Path) -> None:
+        run.log_metrics({f"seconds_{stage}": value for stage, value in self.seconds.items()})
+        if trial is not None:
+            self._record_trial(run, trial)
+        run.register(bundle)
+
+    def _record_trial(self, run: Run, trial: Trial) -> None:
+        rows = trial.comparison.rows
+        run.log_metrics(_metrics(rows))
+        for point in trial.learning_curve:
+            run.log_metrics({"two_tower_loss": point.loss}, step=point.step)
+            if point.ndcg is not None:
+                run.log_metrics({"two_tower_ndcg@20": point.ndcg}, step=point.step)
+        run.log_table("comparison", comparison_table(rows))
+        answer = _answer_name(trial)
+        record_result(run, ANSWER, _result(trial, self.dataset, answer))
+        record_result(run, BASELINE, _result(trial, self.dataset, Popular.name))
+        run.log_figure("comparison", comparison_figure(rows, self.config.promote.metric))
+        run.log_figure("segments", segments_figure(rows, "recall@20", model=answer))
+        if trial.learning_curve:
+            run.log_figure("learning_curve", learning_curve_figure(trial.learning_curve))
+
+
+def _answer_name(trial: Trial) -> str:
+    """The model of the comparison whose lists the bundle gives."""
+    return FusedModel.name if FusedModel.name in trial.comparison.reports else Popular.name
+
+
+def _result(trial: Trial, dataset: Dataset, model: str) -> WindowResult:
+    comparison = trial.comparison
+    return WindowResult.of(
+        comparison.reports[model],
+        comparison.judged,
+        comparison.segments,
+        dataset=dataset,
+        window=trial.split.test,
+        target=Target.ITEM,
+        goals=trial.goals,
+    )
+
+
+def _metrics(rows: Sequence[Row]) -> dict[str, float]:
+    """model.metric -> mean over all judged users."""
+    return {
+        f"{row.model}.{metric}": value.mean
+        for row in rows
+        if row.segment == ALL
+        for metric, value in row.values.items()
+    }
+
+
+def comparison_table(rows: Sequence[Row]) -> pd.DataFrame:
+    """One line a model, segment and metric, with the interval."""
+    return pd.DataFrame(
+        [
+            {
+                "model": row.model,
+                "segment": row.segment,
+                "users": row.n_users,
+                "metric": metric,
+                "mean": value.mean,
+                "lower": value.lower,
+                "upper": value.upper,
+            }
+            for row in rows
+            for metric, value in row.values.items()
+        ]
+    )
