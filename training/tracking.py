@@ -133,10 +133,6 @@ class Tracker:
         """RUNNING, FINISHED, FAILED or KILLED."""
         return str(self._client.get_run(self._run_id(run_id)).info.status)
 
-    def metrics(self, run_id: str) -> dict[str, float]:
-        """The last value of every metric of a run."""
-        return dict(self._client.get_run(self._run_id(run_id)).data.metrics)
-
     def tags(self, run_id: str) -> dict[str, str]:
         """The tags of a run."""
         return dict(self._client.get_run(self._run_id(run_id)).data.tags)

@@ -52,24 +52,14 @@ def renamed(tracker: Tracker, name: str, **changes: object) -> Tracker:
     return Tracker(tracker.params.model_copy(update={"model_name": name, **changes}))
 
 
-def test_telemetry_is_off_before_mlflow_is_imported() -> None:
-    code = (
-        "import os; os.environ.pop('MLFLOW_DISABLE_TELEMETRY', None); os.environ.pop('DO_NOT_TRACK', None)\n"
-        "import training.tracking\n"
-        "from mlflow.telemetry.client import get_telemetry_client\n"
-        "from mlflow.telemetry.utils import is_telemetry_disabled\n"
-        "print(is_telemetry_disabled(), get_telemetry_client())"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["True", "None"]
-    assert done.stderr == ""
-
-
-def test_default_store_is_beside_the_caller_and_says_nothing(tmp_path: Path) -> None:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+def test_default_store_is_beside_the_caller_and_neither_it_nor_telemetry_says_a_word(tmp_path: Path) -> None:
+    unset = ("MLFLOW_", "DO_NOT_TRACK")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(unset)}
     code = (
         "from training.tracking import Tracker\n"
-        "with Tracker().run('first') as run: run.log_metrics({'ndcg@20': 0.5})"
+        "with Tracker().run('first') as run: run.log_metrics({'ndcg@20': 0.5})\n"
+        "from mlflow.telemetry.client import get_telemetry_client\n"
+        "assert get_telemetry_client() is None"
     )
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
@@ -115,7 +105,7 @@ def test_a_run_records_its_config_its_code_and_its_metrics_by_step(
     assert tracker.config(run.id) == config
     history = client.get_metric_history(run.id, "two_tower/loss")
     assert [(point.step, point.value) for point in history] == [(0, 3.0), (1, 2.0), (2, 1.5)]
-    assert tracker.metrics(run.id)["two_tower/ndcg_at_20"] == 0.625
+    assert recorded.data.metrics["two_tower/ndcg_at_20"] == 0.625
 
 
 def test_a_long_value_is_cut_among_the_parameters_and_whole_in_the_file(
@@ -178,8 +168,9 @@ def test_ctrl_c_marks_the_run_killed(tracker: Tracker) -> None:
     assert tracker.status(run.id) == "KILLED"
 
 
-def _killed_by(number: int, tracker: Tracker) -> str:
-    """The id of a run in another process that a signal ended."""
+@pytest.fixture(scope="module")
+def victims(tracker: Tracker) -> dict[int, str]:
+    """Signal -> id of a run in another process which that signal ended."""
     code = (
         "import sys, time\n"
         "from training.config import TrackingParams\n"
@@ -188,29 +179,30 @@ def _killed_by(number: int, tracker: Tracker) -> str:
         "    print(run.id, flush=True)\n"
         "    time.sleep(600)\n"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, tracker.uri], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        run_id = process.stdout.readline().strip()
-        process.send_signal(number)
-        process.wait()
-    return run_id
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen([sys.executable, "-c", code, tracker.uri], stdout=subprocess.PIPE, text=True)
+
+    ended = {}
+    with start() as polite, start() as hard:
+        for number, process in ((signal.SIGTERM, polite), (signal.SIGKILL, hard)):
+            assert process.stdout is not None
+            ended[int(number)] = process.stdout.readline().strip()
+            process.send_signal(number)
+            process.wait()
+    return ended
 
 
-def test_a_polite_kill_marks_the_run_at_once(tracker: Tracker) -> None:
-    run_id = _killed_by(signal.SIGTERM, tracker)
-    assert tracker.status(run_id) == "KILLED"
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-
-
-def test_a_hard_kill_is_marked_by_the_next_that_comes_by(tracker: Tracker) -> None:
-    run_id = _killed_by(signal.SIGKILL, tracker)
-    assert tracker.status(run_id) == "RUNNING"
+def test_a_polite_kill_marks_the_run_at_once_a_hard_one_is_marked_by_the_next_that_comes_by(
+    tracker: Tracker, victims: dict[int, str]
+) -> None:
+    assert tracker.status(victims[signal.SIGTERM]) == "KILLED"
+    assert tracker.status(victims[signal.SIGKILL]) == "RUNNING"
     with tracker.run("alive") as alive:
         Tracker(tracker.params)
-        assert tracker.status(run_id) == "KILLED"
+        assert tracker.status(victims[signal.SIGKILL]) == "KILLED"
         assert tracker.status(alive.id) == "RUNNING"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_a_killed_run_goes_on_under_its_own_id(tracker: Tracker) -> None:
