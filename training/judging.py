@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy import sparse
@@ -80,18 +81,34 @@ class Trial:
 
 
 def run_trial(
-    config: TrainingConfig, dataset: Dataset, target: Target, *, progress: Progress | None = None
+    config: TrainingConfig,
+    dataset: Dataset,
+    target: Target,
+    *,
+    checkpoints: Path | None = None,
+    progress: Progress | None = None,
 ) -> Trial:
     """Fit before the validation window and learn from it; fit before the test window and compare in it.
+
+    Args:
+        config: of the run.
+        dataset: the whole log.
+        target: what is recommended.
+        checkpoints: folder in which long trainings keep their last state, and go on from it.
+        progress: called as progress(done, total, text).
 
     Raises:
         DataError: the log is too short for the windows, or nobody has a goal event in one of them.
     """
     split = split_by_time(dataset, config.split)
     goals = goal_behaviours(dataset, target) if config.goals == "auto" else config.goals
-    combiner, fusion, steps, curve = _learn_on_validation(config, dataset, target, split, goals, progress)
+    combiner, fusion, steps, curve = _learn_on_validation(
+        config, dataset, target, split, goals, checkpoints, progress
+    )
     before = dataset.until(split.test.fit_end_us)
-    sources = fit_all(candidate_models(config, dataset, target, steps=steps), before, progress=progress)
+    kept = None if checkpoints is None else checkpoints / "test"
+    models = candidate_models(config, dataset, target, steps=steps, checkpoints=kept)
+    sources = fit_all(models, before, progress=progress)
     judged = judge(
         dataset,
         split.test,
@@ -112,6 +129,7 @@ def _learn_on_validation(
     target: Target,
     split: TimeSplit,
     goals: tuple[Behaviour, ...],
+    checkpoints: Path | None,
     progress: Progress | None,
 ) -> tuple[Combiner | None, FusionReport | None, Steps, tuple[LearningPoint, ...]]:
     folds: list[Fold] = []
@@ -119,7 +137,9 @@ def _learn_on_validation(
     curve: tuple[LearningPoint, ...] = ()
     for window in _validation_windows(dataset, split):
         before = dataset.until(window.fit_end_us)
-        sources = fit_all(candidate_models(config, dataset, target, steps=steps), before, progress=progress)
+        kept = None if checkpoints is None else checkpoints / f"validation_{window.start_us}"
+        models = candidate_models(config, dataset, target, steps=steps, checkpoints=kept)
+        sources = fit_all(models, before, progress=progress)
         if not folds:
             towers = [source for source in sources if isinstance(source, TwoTower)]
             steps = {tower.name: tower.best_step for tower in towers}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import pandas as pd
 import threadpoolctl
 import torch
 
-from recsys.bundle import Section, write_bundle
+from recsys.bundle import BundleRefused, Reason, Section, write_bundle
 from recsys.data.dataset import Dataset, from_us
 from recsys.errors import DataError, ModelError
 from recsys.evaluation.table import ALL, Row
@@ -90,15 +91,18 @@ def train(
         BundleRefused: `out` exists.
         ModelError: a training diverged.
     """
+    out = Path(out)
+    if out.exists():
+        raise BundleRefused(Reason.EXISTS, f"{out} exists; a bundle is never written over: name a new path")
     dataset = Dataset.load(dataset_path)
     with threadpoolctl.threadpool_limits(limits=None if config.threads == "auto" else config.threads):
         torch.set_num_threads(config.threads if config.threads != "auto" else torch.get_num_threads())
         if tracker is None:
-            return _Job(config, dataset, Path(out), progress).run(None)
+            return _Job(config, dataset, out, progress).run(None)
         with tracker.run(name) as run:
             run.log_config(config)
             run.log_dataset(dataset)
-            return _Job(config, dataset, Path(out), progress).run(run)
+            return _Job(config, dataset, out, progress).run(run)
 
 
 def refit(config: TrainingConfig, dataset_path: Path, cut_off: datetime) -> WindowResult:
@@ -127,6 +131,8 @@ class _Job:
         self.dataset = dataset
         self.out = out
         self.progress = progress
+        # A run that was killed goes on from here when it is begun again with the same `out`.
+        self.checkpoints = out.parent / f".{out.name}.checkpoints"
         self.notes: list[str] = []
         self.seconds: dict[str, float] = {}
 
@@ -155,6 +161,7 @@ class _Job:
             model_version=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{self.dataset.fingerprint[:8]}",
             mlflow_run_id=None if run is None else run.id,
         )
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
         if run is not None:
             self._timed("record", lambda: self._record(run, trial, bundle))
         return Trained(bundle, run.id if run else None, rows, hot, tuple(self.notes), self.seconds)
@@ -167,7 +174,13 @@ class _Job:
 
     def _trial(self) -> Trial | None:
         try:
-            return run_trial(self.config, self.dataset, Target.ITEM, progress=self.progress)
+            return run_trial(
+                self.config,
+                self.dataset,
+                Target.ITEM,
+                checkpoints=self.checkpoints,
+                progress=self.progress,
+            )
         except DataError as error:
             self._note(f"not evaluated: {error}")
             return None
@@ -177,7 +190,13 @@ class _Job:
         if trial is None or trial.combiner is None:
             popular = Popular(self.config.models.popular)
             return product_sections(self.dataset, fit_all([popular], self.dataset), None)
-        models = candidate_models(self.config, self.dataset, Target.ITEM, steps=trial.steps)
+        models = candidate_models(
+            self.config,
+            self.dataset,
+            Target.ITEM,
+            steps=trial.steps,
+            checkpoints=self.checkpoints / "final",
+        )
         served = fit_all(fused_sources(models), self.dataset, progress=self.progress)
         return product_sections(self.dataset, served, trial.combiner)
 
@@ -200,9 +219,7 @@ class _Job:
         scorer = RoomScorer(state_params_of(dataset), content_of(dataset))
         feed = Replay(scorer, dataset)
         at_end = next(feed.moments(np.array([-1], np.int32), np.array([dataset.as_of_us], np.int64)))
-        return room_sections(
-            scorer, at_end.state, streamers=dataset.streamers.ids, rooms=dataset.rooms.ids
-        )
+        return room_sections(scorer, at_end.state, streamers=dataset.streamers.ids, rooms=dataset.rooms.ids)
 
     def _note(self, text: str) -> None:
         _log.warning(text)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +23,9 @@ import pyarrow.parquet as pq
 from recsys.data.checks import REASON, check
 from recsys.data.dataset import FORMAT_VERSION, MANIFEST, to_us
 from recsys.data.engine import Engine, EngineName, open_engine
-from recsys.data.logs import RawTable, read_logs
+from recsys.data.logs import RawTable, read_logs, typed
 from recsys.data.schema import TABLES, Kind
+from recsys.data.tombstones import forgotten, tombstone
 from recsys.errors import DataError
 
 if TYPE_CHECKING:
@@ -84,7 +85,8 @@ def prepare(
 
     Args:
         logs: folder with the tables of the log contract.
-        out: folder to write; a Dataset that is there is replaced, anything else is left alone.
+        out: folder to write; a Dataset that is there is replaced, anything else is left alone. People on the
+            list of tombstones beside it are left out: see `recsys.data.tombstones`.
         engine: where to compute.
         until: leave out what was not known before this moment (UTC).
         now: events after it have not happened and are quarantined; by default the present.
@@ -125,7 +127,7 @@ def _build(
     say: Progress,
 ) -> PrepareSummary:
     say("reading")
-    raw = read_logs(logs, engine)
+    raw = _without_forgotten(read_logs(logs, engine), forgotten(out.parent))
     now_naive = now.astimezone(UTC).replace(tzinfo=None) if now.tzinfo is not None else now
     tables: dict[str, ir.Table] = {}
     rows: dict[str, int] = {}
@@ -186,6 +188,23 @@ def _build(
     }
     (built / MANIFEST).write_text(json.dumps(manifest, indent=1))
     return summary
+
+
+def _without_forgotten(raw: dict[str, RawTable], marks: frozenset[str]) -> dict[str, RawTable]:
+    """The tables without the rows of people on the list of tombstones, quarantine included."""
+    if not marks:
+        return raw
+    kept = dict(raw)
+    for name in ("events", "users"):
+        if name not in raw:
+            continue
+        user_id = typed(raw[name].data["user_id"], Kind.ID)
+        known = user_id.name("user_id").as_table().distinct().to_pyarrow()["user_id"].to_pylist()
+        gone = [value for value in known if value is not None and tombstone(value) in marks]
+        if gone:
+            data = raw[name].data.filter(user_id.isnull() | user_id.notin(gone))
+            kept[name] = replace(raw[name], data=data)
+    return kept
 
 
 def _faults(name: str, bad: Path) -> list[Quarantined]:

@@ -16,6 +16,7 @@ from recsys.data.behaviours import BehaviourWeights
 from recsys.data.dataset import Dataset
 from recsys.data.prepare import prepare
 from recsys.data.schema import TABLES
+from recsys.data.tombstones import forget
 from recsys.errors import DataError
 from recsys.types import Behaviour, Target
 from tests.conftest import write_logs
@@ -284,6 +285,19 @@ class TestShapes:
         assert run([event(user_id=2), event()]).fingerprint == first
         shutil.rmtree(tmp_path / "out")
         assert run([event(user_id=3), event()]).fingerprint != first
+
+
+def test_forgotten_people_leave_no_trace(tmp_path):
+    logs = write_logs(
+        tmp_path / "logs",
+        events=[event(user_id="stays"), event(user_id="goes"), event(user_id="goes", event="no event")],
+        users=[{"user_id": "goes", "age_band": "x"}],
+    )
+    forget(tmp_path, "goes")
+    prepare(logs, tmp_path / "out")
+    dataset = Dataset.load(tmp_path / "out")
+    assert dataset.users.ids.keys.to_pylist() == ["stays"]
+    assert not any(b"goes" in path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
 
 
 def test_every_behaviour_of_the_contract_is_read(run):
