@@ -129,7 +129,8 @@ def test_a_streamer_has_one_room_at_a_time(log: duckdb.DuckDBPyConnection) -> No
 def test_nobody_watches_two_rooms_at_once(log: duckdb.DuckDBPyConnection) -> None:
     overlaps = """WITH views AS (SELECT user_id, timestamp AS from_at, timestamp
             + to_milliseconds(CAST(duration_s * 1000 AS BIGINT)) AS to_at FROM events WHERE event = 'view'),
-        pairs AS (SELECT from_at, lag(to_at) OVER (PARTITION BY user_id ORDER BY from_at) AS before FROM views)
+        pairs AS (SELECT from_at, lag(to_at) OVER (PARTITION BY user_id ORDER BY from_at) AS before
+            FROM views)
         SELECT count(*) FROM pairs WHERE before > from_at"""
     assert count(log, overlaps) == 0
 

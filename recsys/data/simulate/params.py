@@ -87,7 +87,7 @@ class TrafficParams(Params):
         default=0.75, ge=0, le=1, description="share of sessions that begin around the user's own hour"
     )
     visit_minutes: float = Field(
-        default=10.8, gt=0, description="median minutes of a visit of average utility"
+        default=11.1, gt=0, description="median minutes of a visit of average utility"
     )
     visit_spread: float = Field(default=0.8, gt=0, description="standard deviation of ln(minutes)")
     visit_pull: float = Field(
@@ -109,7 +109,7 @@ class PurchaseParams(Params):
     cart: float = Field(default=0.14, gt=0, lt=1, description="chance of a cart after a click")
     buy: float = Field(default=0.7, gt=0, lt=1, description="chance of buying from the cart when out to shop")
     shopping: float = Field(
-        default=0.071, gt=0, lt=1, description="share of sessions whose user is out to shop"
+        default=0.074, gt=0, lt=1, description="share of sessions whose user is out to shop"
     )
     shopping_interest: float = Field(
         default=6.0, ge=1, description="clicks and carts of those sessions, as a multiple"

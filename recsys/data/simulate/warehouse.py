@@ -20,7 +20,7 @@ class Warehouse:
         self._due_day = np.full(len(self.stock), -1, np.int64)
         #: (item_idx, ms, units) of every delivery, the first at the start of the log.
         self.deliveries: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = [
-            (np.arange(len(self.stock)), np.zeros(len(self.stock), np.int64), self._lot)
+            (np.arange(len(self.stock)), np.zeros(len(self.stock), np.int64), self._lot.copy())
         ]
 
     def deliver(self, day: int) -> None:

@@ -29,7 +29,7 @@ class Category:
 
 
 CATEGORIES = (
-    Category("womenswear", ("linen dress", "knit cardigan", "pleated skirt", "silk blouse"), 159, 0.57, True),
+    Category("womenswear", ("linen dress", "knit cardigan", "pleated skirt", "silk blouse"), 159, 0.53, True),
     Category("menswear", ("oxford shirt", "chino trousers", "down jacket", "polo shirt"), 169, 0.48, True),
     Category(
         "shoes", ("running shoes", "leather loafers", "canvas sneakers", "ankle boots"), 229, 0.51, True
