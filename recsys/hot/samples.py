@@ -81,9 +81,12 @@ def build_training_set(
     params: HotParams,
     memberships: Mapping[str, sparse.csr_matrix],
     *,
+    asked: Samples,
     progress: Progress | None = None,
-) -> TrainingSet:
-    """Labelled samples of past origins of the panel, negatives thinned to `max_rows` in all.
+) -> tuple[TrainingSet, FeatureTable]:
+    """Labelled samples of past origins, negatives thinned to `max_rows`, and features of those asked for.
+
+    Both come from one pass over the panel: the running totals cost more than reading them.
 
     Raises:
         ModelError: the log is too short.
@@ -94,14 +97,19 @@ def build_training_set(
     weight = thinning_weight(outcomes.label, params.learner.max_rows, params.learner.seed)
     kept = np.flatnonzero(weight)
     samples = every.at(kept)
-    return TrainingSet(
+    both = Samples(
+        np.concatenate([samples.item_idx, asked.item_idx]), np.concatenate([samples.origin, asked.origin])
+    )
+    features = build_features(panel, params.target, both, memberships, progress=progress)
+    training = TrainingSet(
         samples=samples,
-        features=build_features(panel, params.target, samples, memberships, progress=progress),
+        features=FeatureTable(features.names, features.values[: len(samples)]),
         label=outcomes.label[kept],
         units=outcomes.units[kept],
         weight=weight[kept],
         horizon_last_day=params.target.horizon_last_day,
     )
+    return training, FeatureTable(features.names, features.values[len(samples) :])
 
 
 def thinning_weight(label: BoolArray, max_rows: int, seed: int) -> FloatArray:

@@ -10,14 +10,14 @@ import pyarrow as pa
 
 from recsys.data.dataset import Dataset
 from recsys.hot.calibration import Floats
-from recsys.hot.features import FeatureTable, Progress, build_features
+from recsys.hot.features import FeatureTable, Progress
 from recsys.hot.groups import category_codes, memberships
 from recsys.hot.model import HotModel, Prediction
 from recsys.hot.panel import DAY_US, Panel, build_panel
 from recsys.hot.params import GradeParams, HotParams
 from recsys.hot.reasons import explain, plain_reasons
-from recsys.hot.samples import build_training_set
-from recsys.hot.targets import TargetBuilder, population
+from recsys.hot.samples import build_training_set, samples_at
+from recsys.hot.targets import TargetBuilder
 from recsys.hot.windows import Samples
 from recsys.types import BoolArray, IntArray
 
@@ -87,18 +87,20 @@ def score_hot(
     known = dataset.items.known(_as_of_us(panel))
     groups = memberships(known)
     builder = TargetBuilder(panel, params.target, category_codes(known))
-    training = build_training_set(panel, builder, params, groups, progress=progress)
+    asked = samples_at(
+        panel, np.array([panel.n_days, panel.n_days - 7], dtype=np.int32), params.target.population_days
+    )
+    training, features = build_training_set(panel, builder, params, groups, asked=asked, progress=progress)
     model = HotModel(params.learner, params.calibration).fit(training, progress=progress)
 
-    now = _samples(panel, panel.n_days, params)
-    features = build_features(panel, params.target, now, groups, progress=progress)
+    is_now = asked.origin == panel.n_days
+    now, before = asked.at(is_now), asked.at(~is_now)
+    features, past = (FeatureTable(features.names, features.values[rows]) for rows in (is_now, ~is_now))
+    earlier = np.where(builder.already(before), 0.0, model.predict(past).potential)
     prediction = model.predict(features)
     already = builder.already(now)
-    before = _samples(panel, panel.n_days - 7, params)
-    past = model.predict(build_features(panel, params.target, before, groups)).potential
-    past[builder.already(before)] = 0.0
     table = _table(
-        dataset, model, params, now, features, prediction, already, (before.item_idx, past), len(known)
+        dataset, model, params, now, features, prediction, already, (before.item_idx, earlier), len(known)
     )
     return HotScores(
         table=table,
@@ -126,11 +128,6 @@ def grades(potential: Floats, base_rate: float, cut: GradeParams) -> list[str]:
 
 def _as_of_us(panel: Panel) -> int:
     return (panel.date_of(panel.n_days).toordinal() - date(1970, 1, 1).toordinal()) * DAY_US
-
-
-def _samples(panel: Panel, origin: int, params: HotParams) -> Samples:
-    items = population(panel, origin, params.target.population_days)
-    return Samples(items, np.full(len(items), origin, dtype=np.int32))
 
 
 def _table(
