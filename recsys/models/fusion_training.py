@@ -61,7 +61,7 @@ class FusionParams(Params):
     hidden: int = Field(default=32, ge=1)
     members: int = Field(default=3, ge=1)
     min_users: int = Field(default=200, ge=1)
-    max_users: int = Field(default=20_000, ge=1)
+    max_users: int = Field(default=5_000, ge=1)
     negatives: int = Field(default=150, ge=1)
     holdout: float = Field(default=0.2, gt=0, lt=1)
     learning_rate: float = Field(default=3e-3, gt=0)
