@@ -9,6 +9,7 @@ from typing import Any
 
 # Two test processes share the cores: threads of their own would only wait for each other. Read at import.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pandas as pd
 import pytest

@@ -280,7 +280,9 @@ class Dataset:
     def _connection(self) -> Any:
         import ibis
 
-        return ibis.duckdb.connect()
+        connection = ibis.duckdb.connect()
+        connection.raw_sql("SET enable_progress_bar = false")
+        return connection
 
     def relation(self, name: str) -> ir.Table:
         """A prepared table as an Ibis expression on DuckDB, for work that should stay out of core.

@@ -42,6 +42,7 @@ class DuckDBEngine:
 
         self._connection = ibis.duckdb.connect(temp_directory=str(scratch))
         self._connection.raw_sql("SET TimeZone = 'UTC'")
+        self._connection.raw_sql("SET enable_progress_bar = false")  # it would write into our own output
 
     def read(self, files: Sequence[Path], *, csv: bool) -> ir.Table:
         """See `Engine`."""

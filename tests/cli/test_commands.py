@@ -1,0 +1,237 @@
+"""The command line as a contract: from a simulated log to answers, and one clear line for bad input."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from recsys.cli import BAD_INPUT, main
+
+QUICK = (
+    "models.two_tower.params.epochs=1",
+    "models.two_tower.params.dim=16",
+    "models.als.params.factors=16",
+    "hot.params.learner.rounds=20",
+    "evaluation.samples=100",
+)
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as exit_:
+        main([str(argument) for argument in arguments])
+    return int(exit_.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with logs, a dataset and a bundle, made by the commands themselves."""
+    folder = tmp_path_factory.mktemp("cli")
+    uri = f"tracking.uri=sqlite:///{folder}/mlflow.db"
+    size = ("--users", 250, "--items", 120, "--streamers", 15, "--days", 56, "--seed", 3)
+    assert run("simulate", "--out", folder / "logs", *size) == 0
+    assert run("prepare", folder / "logs", "--out", folder / "dataset") == 0
+    settings = [part for value in (uri, *QUICK) for part in ("--set", value)]
+    assert (
+        run(
+            "train",
+            folder / "dataset",
+            "--config",
+            "configs/default.yaml",
+            *settings,
+            "--out",
+            folder / "bundle",
+        )
+        == 0
+    )
+    return folder
+
+
+def users_of(work: Path) -> list[str]:
+    return pq.read_table(work / "dataset" / "users.parquet")["user_id"].to_pylist()
+
+
+def test_recommend_writes_the_contract(work, tmp_path):
+    asked = [*users_of(work)[:30], "nobody, never 🥚", "007"]
+    pd.DataFrame({"user_id": asked}).to_csv(tmp_path / "users.csv", index=False)
+    out = tmp_path / "products.parquet"
+    assert run("recommend", work / "bundle", "--users", tmp_path / "users.csv", "-k", 7, "--out", out) == 0
+    table = pq.read_table(out)
+    assert table.column_names == ["user_id", "item_id", "rank", "score", "source"]
+    rows = table.to_pandas()
+    assert list(dict.fromkeys(rows.user_id)) == asked
+    catalogue = set(pq.read_table(work / "dataset" / "items.parquet")["item_id"].to_pylist())
+    for _, mine in rows.groupby("user_id"):
+        assert mine["rank"].tolist() == list(range(1, 8))
+        assert mine.item_id.is_unique
+        assert set(mine.item_id) <= catalogue
+
+
+def test_repeat_no_shows_nothing_that_was_bought(work, tmp_path):
+    users, out = tmp_path / "users.parquet", tmp_path / "products.csv"
+    pq.write_table(pa.table({"user_id": users_of(work)}), users)
+    assert run("recommend", work / "bundle", "--users", users, "--repeat", "no", "--out", out) == 0
+    shown = pd.read_csv(out, dtype=str)
+    events = pq.read_table(work / "logs" / "events.parquet").to_pandas()
+    bought = events[events.event == "purchase"][["user_id", "item_id"]].drop_duplicates()
+    assert len(bought)
+    assert shown.merge(bought, on=["user_id", "item_id"]).empty
+
+
+def test_k_larger_than_the_catalogue_gives_the_catalogue(work, tmp_path):
+    users, out = tmp_path / "users.parquet", tmp_path / "products.parquet"
+    pq.write_table(pa.table({"user_id": users_of(work)[:2]}), users)
+    assert (
+        run("recommend", work / "bundle", "--users", users, "-k", 5000, "--repeat", "yes", "--out", out) == 0
+    )
+    shown = pq.read_table(out).to_pandas()
+    assert shown.groupby("user_id").item_id.nunique().max() <= 120
+    assert shown["rank"].max() > 50
+
+
+def test_rooms_answers_with_rooms_that_are_live(work, tmp_path):
+    events = pq.read_table(work / "logs" / "events.parquet").to_pandas()
+    entered = events[events.event == "enter"].tail(40)
+    requests = pd.DataFrame({"user_id": entered.user_id, "at": entered.timestamp})
+    requests.to_parquet(tmp_path / "requests.parquet", index=False)
+    out = tmp_path / "rooms.parquet"
+    status = run(
+        "rooms",
+        work / "bundle",
+        work / "logs",
+        "--requests",
+        tmp_path / "requests.parquet",
+        "-k",
+        5,
+        "--out",
+        out,
+    )
+    assert status == 0
+    table = pq.read_table(out)
+    assert table.column_names == ["user_id", "at", "room_id", "rank", "score"]
+    rooms = pq.read_table(work / "logs" / "rooms.parquet").to_pandas().set_index("room_id")
+    for row in table.to_pylist():
+        room = rooms.loc[row["room_id"]]
+        assert room.started_at <= row["at"]
+        assert pd.isna(room.ended_at) or room.ended_at >= row["at"]
+    hits = table.to_pandas().merge(
+        entered, left_on=["user_id", "at", "room_id"], right_on=["user_id", "timestamp", "room_id"]
+    )
+    assert len(hits) >= 10  # of 40; five of the handful of live rooms are shown
+
+
+def test_hot_writes_the_contract(work, tmp_path):
+    out = tmp_path / "hot.csv"
+    day = (
+        pq.read_table(work / "dataset" / "events.parquet")["timestamp"]
+        .to_numpy()
+        .max()
+        .astype("datetime64[D]")
+    )
+    status = run("hot", work / "dataset", "--as-of", day, "--horizon", "3:7", "--target", "hot", "--out", out)
+    assert status == 0
+    table = pd.read_csv(out)
+    assert {"item_id", "potential", "rank", "grade", "lower", "upper", "reasons"} <= set(table.columns)
+    assert table["rank"].tolist() == list(range(1, len(table) + 1))
+    assert table.potential.between(0, 1).all()
+    assert (table.lower <= table.potential + 1e-9).all()
+    assert (table.upper >= table.potential - 1e-9).all()
+    assert set(table.grade) <= set("SABC")
+    assert (np.diff(table.potential) <= 1e-12).all()
+
+
+def test_evaluate_prints_every_model(work, capsys):
+    assert run("evaluate", work / "bundle", work / "dataset") == 0
+    printed = capsys.readouterr().out
+    for model in ("als", "item_knn", "co_visitation", "popular", "fused", "two_tower"):
+        assert model in printed
+
+
+def test_promote_says_why(work, capsys):
+    status = run("promote", "challenger", "--set", f"tracking.uri=sqlite:///{work}/mlflow.db")
+    printed = capsys.readouterr().out
+    assert status in (0, 1)
+    assert "no champion yet: decayed popularity must be beaten" in " ".join(printed.split())
+
+
+class TestBadInput:
+    def line(self, capsys: pytest.CaptureFixture[str]) -> str:
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return " ".join(captured.err.split())
+
+    def test_no_logs(self, tmp_path, capsys):
+        assert run("prepare", tmp_path / "none", "--out", tmp_path / "out") == BAD_INPUT
+        assert "no such folder" in self.line(capsys)
+
+    def test_no_dataset(self, tmp_path, capsys):
+        assert run("train", tmp_path, "--out", tmp_path / "bundle", "--no-track") == BAD_INPUT
+        assert "is no Dataset" in self.line(capsys)
+
+    def test_unknown_key(self, work, tmp_path, capsys):
+        out = tmp_path / "bundle"
+        assert (
+            run("train", work / "dataset", "--set", "models.alz.params.factors=3", "--out", out) == BAD_INPUT
+        )
+        assert "models.alz" in self.line(capsys)
+
+    def test_bundle_that_exists(self, work, capsys):
+        assert run("train", work / "dataset", "--out", work / "bundle", "--no-track") == BAD_INPUT
+        assert "never written over" in self.line(capsys)
+
+    def test_users_file_without_its_column(self, work, tmp_path, capsys):
+        (tmp_path / "users.csv").write_text("uid\n1\n")
+        out = tmp_path / "out.csv"
+        assert run("recommend", work / "bundle", "--users", tmp_path / "users.csv", "--out", out) == BAD_INPUT
+        assert "required column 'user_id' is missing; found uid" in self.line(capsys)
+
+    def test_output_of_an_unknown_kind(self, work, tmp_path, capsys):
+        (tmp_path / "users.csv").write_text("user_id\n1\n")
+        out = tmp_path / "out.xlsx"
+        assert run("recommend", work / "bundle", "--users", tmp_path / "users.csv", "--out", out) == BAD_INPUT
+        assert "use .parquet or .csv" in self.line(capsys)
+
+    def test_truncated_bundle(self, work, tmp_path, capsys):
+        shutil.copytree(work / "bundle", tmp_path / "bundle")
+        (tmp_path / "users.csv").write_text("user_id\n1\n")
+        damaged = tmp_path / "bundle" / "item_vectors.npy"
+        damaged.write_bytes(damaged.read_bytes()[:-100])
+        status = run(
+            "recommend", tmp_path / "bundle", "--users", tmp_path / "users.csv", "--out", tmp_path / "o.csv"
+        )
+        assert status == BAD_INPUT
+        assert "item_vectors.npy" in self.line(capsys)
+
+    @pytest.mark.parametrize("day", ["2024-13-01", "yesterday"])
+    def test_a_day_that_is_none(self, work, tmp_path, capsys, day):
+        assert run("hot", work / "dataset", "--as-of", day, "--out", tmp_path / "h.csv") == BAD_INPUT
+        assert day in self.line(capsys)
+
+    @pytest.mark.parametrize("horizon", ["15:7", "7", "a:b"])
+    def test_a_horizon_that_is_none(self, work, tmp_path, capsys, horizon):
+        assert run("hot", work / "dataset", "--horizon", horizon, "--out", tmp_path / "h.csv") == BAD_INPUT
+        assert "horizon" in self.line(capsys)
+
+
+def test_every_command_has_help_with_an_example(capsys):
+    commands = (
+        "simulate",
+        "import",
+        "prepare",
+        "train",
+        "evaluate",
+        "promote",
+        "recommend",
+        "hot",
+        "rooms",
+        "serve",
+        "demo",
+    )
+    for command in commands:
+        assert run(command, "--help") == 0
+        assert "Example: recsys" in capsys.readouterr().out, command
