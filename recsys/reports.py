@@ -123,6 +123,11 @@ def show_comparison(console: Console, rows: list[Row], *, segments: bool = False
 def show_trained(console: Console, trained: Trained) -> None:
     """The comparison, what was left out, how long it took, and where things are."""
     show_comparison(console, trained.rows)
+    if trained.rooms is not None and trained.rooms.ndcg_both == trained.rooms.ndcg_both:
+        console.print(
+            f"Rooms, NDCG@10 among the live ones, newest visits: decayed visit count "
+            f"{trained.rooms.ndcg_baseline:.3f}, model {trained.rooms.ndcg_both:.3f}"
+        )
     for note in trained.notes:
         console.print(f"note: {note}", style="yellow", highlight=False, markup=False)
     console.print(

@@ -45,7 +45,7 @@ def candidate_models(
         steps: see `Steps`; a model that is not named stops early on its own validation.
         checkpoints: folder in which long trainings keep their last state.
     """
-    chosen = config.models if target is Target.ITEM else config.rooms.models
+    chosen = config.models
     interactions = dataset.interactions(target, config.weights)
     users, targets = len(set(interactions.nonzero()[0])), len(set(interactions.indices))
     enough = users >= MIN_USERS and targets >= MIN_TARGETS

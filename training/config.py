@@ -23,6 +23,7 @@ from recsys.models.fusion_training import FusionParams
 from recsys.models.history_models import CoVisitationParams, RepeatParams
 from recsys.models.popular import PopularParams
 from recsys.models.two_tower_params import TwoTowerParams
+from recsys.rooms.model import RoomParams
 from recsys.types import Behaviour, Params
 from training.config_errors import explain
 
@@ -54,13 +55,6 @@ class Models(Params):
     co_visitation: Part[CoVisitationParams] = Part(params=CoVisitationParams())
     repeat: Part[RepeatParams] = Part(params=RepeatParams())
     two_tower: Part[TwoTowerParams] = Part(params=TwoTowerParams())
-
-
-class Rooms(Params):
-    """Live rooms: the same models over the same log, with a room learnt by its streamer."""
-
-    enabled: Enabled = "auto"
-    models: Models = Models()
 
 
 class Evaluation(Params):
@@ -159,8 +153,8 @@ class TrainingConfig(Params):
         goals: behaviours that a recommendation is for, or auto: carts and purchases where the log has any.
         weights: how much each behaviour counts.
         split: the validation and test windows.
-        models: candidate models of products.
-        rooms: candidate models of live rooms.
+        models: candidate models.
+        rooms: the model of live rooms.
         fusion: the combiner that merges the models' candidates into one answer.
         hot: hot-item potential.
         evaluation: how a fit is judged.
@@ -175,7 +169,7 @@ class TrainingConfig(Params):
     weights: BehaviourWeights = BehaviourWeights()
     split: SplitParams = SplitParams()
     models: Models = Models()
-    rooms: Rooms = Rooms()
+    rooms: Part[RoomParams] = Part(params=RoomParams())
     fusion: Part[FusionParams] = Part(params=FusionParams())
     hot: Part[HotParams] = Part(params=HotParams())
     evaluation: Evaluation = Evaluation()

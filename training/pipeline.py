@@ -6,7 +6,7 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,8 @@ from recsys.models.fused import FusedModel
 from recsys.models.popular import Popular
 from recsys.product_sections import hot_section
 from recsys.room_sections import room_sections
-from recsys.rooms.catalogue import content_of, state_params_of
-from recsys.rooms.replay import Replay
-from recsys.rooms.scorer import RoomScorer
-from recsys.types import Target
+from recsys.rooms.model import RoomModel, RoomReport, state_at_end
+from recsys.types import FloatArray, Target
 from training.candidates import candidate_models, fit_all
 from training.config import TrainingConfig
 from training.export import product_sections
@@ -55,6 +53,7 @@ class Trained:
         run_id: in MLflow; None where nothing was tracked.
         rows: the comparison table of products over the test window; empty where the log was too short.
         hot: the hot list as of the end of the log; None with the reason in `notes`.
+        rooms: how the room model's fit went; None where there is none.
         notes: what was left out and why, in words.
         seconds: wall-clock time by stage.
     """
@@ -63,6 +62,7 @@ class Trained:
     run_id: str | None
     rows: list[Row]
     hot: HotScores | None
+    rooms: RoomReport | None
     notes: tuple[str, ...]
     seconds: Mapping[str, float]
 
@@ -134,6 +134,7 @@ class _Job:
         # A run that was killed goes on from here when it is begun again with the same `out`.
         self.checkpoints = out.parent / f".{out.name}.checkpoints"
         self.notes: list[str] = []
+        self.rooms: RoomReport | None = None
         self.seconds: dict[str, float] = {}
 
     def run(self, run: Run | None) -> Trained:
@@ -151,7 +152,7 @@ class _Job:
         else:
             sections |= product_sections(self.dataset, [], None)
         if len(self.dataset.rooms):
-            sections |= self._timed("rooms", self._rooms)
+            sections |= self._timed("rooms", lambda: self._rooms(hot))
         rows = [] if trial is None else trial.comparison.rows
         bundle = write_bundle(
             self.out,
@@ -164,7 +165,8 @@ class _Job:
         shutil.rmtree(self.checkpoints, ignore_errors=True)
         if run is not None:
             self._timed("record", lambda: self._record(run, trial, bundle))
-        return Trained(bundle, run.id if run else None, rows, hot, tuple(self.notes), self.seconds)
+        run_id = None if run is None else run.id
+        return Trained(bundle, run_id, rows, hot, self.rooms, tuple(self.notes), self.seconds)
 
     def _timed(self, stage: str, work: Any) -> Any:
         begin = time.perf_counter()
@@ -211,15 +213,22 @@ class _Job:
             self._note(f"no hot list: {error}")
             return None
 
-    def _rooms(self) -> dict[str, Section]:
+    def _rooms(self, hot: HotScores | None) -> dict[str, Section]:
         """The room model, and the live state as of the end of the log."""
         dataset = self.dataset
         if self.config.rooms.enabled is False:
             return {}
-        scorer = RoomScorer(state_params_of(dataset), content_of(dataset))
-        feed = Replay(scorer, dataset)
-        at_end = next(feed.moments(np.array([-1], np.int32), np.array([dataset.as_of_us], np.int64)))
-        return room_sections(scorer, at_end.state, streamers=dataset.streamers.ids, rooms=dataset.rooms.ids)
+        model = RoomModel(self.config.rooms.params)
+        try:
+            scorer = model.fit(dataset, potential=_potential(hot, dataset), progress=self.progress)
+        except ModelError as error:
+            if self.config.rooms.enabled is True:
+                raise
+            self._note(f"no room model: {error}")
+            return {}
+        self.rooms = model.report
+        state = state_at_end(dataset, scorer, progress=self.progress)
+        return room_sections(scorer, state, streamers=dataset.streamers.ids, rooms=dataset.rooms.ids)
 
     def _note(self, text: str) -> None:
         _log.warning(text)
@@ -227,6 +236,9 @@ class _Job:
 
     def _record(self, run: Run, trial: Trial | None, bundle: Path) -> None:
         run.log_metrics({f"seconds_{stage}": value for stage, value in self.seconds.items()})
+        if self.rooms is not None:
+            figures = {f"rooms_{name}": value for name, value in asdict(self.rooms).items()}
+            run.log_metrics({name: value for name, value in figures.items() if np.isfinite(value)})
         if trial is not None:
             self._record_trial(run, trial)
         run.register(bundle)
@@ -246,6 +258,15 @@ class _Job:
         run.log_figure("segments", segments_figure(rows, "recall@20", model=answer))
         if trial.learning_curve:
             run.log_figure("learning_curve", learning_curve_figure(trial.learning_curve))
+
+
+def _potential(hot: HotScores | None, dataset: Dataset) -> FloatArray | None:
+    """(items,) hot-item potential as of the end of the log; None without a hot list."""
+    if hot is None:
+        return None
+    potential = np.full(len(dataset.items), np.nan, dtype=np.float32)
+    potential[hot.table["item_idx"].to_numpy()] = hot.table["potential"].to_numpy()
+    return potential
 
 
 def _answer_name(trial: Trial) -> str:

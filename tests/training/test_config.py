@@ -77,10 +77,10 @@ def test_shared_settings_reach_every_part_that_does_not_say_otherwise() -> None:
     config = TrainingConfig.load(
         None, ["seed=7", "device=cpu", "threads=3", "weights.half_life_days=5", "models.als.params.seed=1"]
     )
-    models, rooms = config.models, config.rooms.models
-    assert (models.als.params.seed, models.bpr.params.seed, rooms.als.params.seed) == (1, 7, 7)
+    models = config.models
+    assert (models.als.params.seed, models.bpr.params.seed) == (1, 7)
     assert config.hot.params.learner.seed == 7
-    assert models.als.params.device == rooms.bpr.params.device == "cpu"
+    assert models.als.params.device == models.bpr.params.device == "cpu"
     assert models.bpr.params.threads == config.hot.params.learner.threads == 3
     assert models.als.params.weights.half_life_days == models.popular.weights.half_life_days == 5
 
