@@ -48,8 +48,8 @@ QUICK = (
     "evaluation.k=[10, 20]",
     "evaluation.samples=500",
 )
-#: A platform of one small city: 1,500 users, 600 products, 60 streamers, seven weeks.
-PLATFORM = SimulationParams(users=1_500, items=600, streamers=60, days=49, seed=7)
+#: Fewer users and days than the defaults of the simulator, the same products and streamers.
+PLATFORM = SimulationParams(users=2_000, days=60, seed=7)
 #: Days held back from the hot list of the demo, to see what followed.
 HELD_BACK_DAYS = 16
 

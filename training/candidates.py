@@ -9,7 +9,7 @@ from pathlib import Path
 from recsys.data.dataset import Dataset
 from recsys.models.base import Model, Progress
 from recsys.models.collaborative import ALS, BPR, ItemKNN
-from recsys.models.history_models import CoVisitation, Repeat
+from recsys.models.history_models import CoVisitation, Repeat, SimilarItems
 from recsys.models.popular import Popular
 from recsys.models.two_tower import TwoTower
 from recsys.types import Target
@@ -86,6 +86,10 @@ def _builders(
         CoVisitation.name: (
             chosen.co_visitation.enabled,
             lambda: CoVisitation(chosen.co_visitation.params, target=target),
+        ),
+        SimilarItems.name: (
+            chosen.similar_items.enabled,
+            lambda: SimilarItems(chosen.similar_items.params, target=target),
         ),
         Repeat.name: (chosen.repeat.enabled, lambda: Repeat(chosen.repeat.params, target=target)),
     }

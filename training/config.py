@@ -20,7 +20,7 @@ from recsys.errors import ConfigError
 from recsys.hot.params import HotParams
 from recsys.models.collaborative import ALSParams, BPRParams, ItemKNNParams
 from recsys.models.fusion_training import FusionParams
-from recsys.models.history_models import CoVisitationParams, RepeatParams
+from recsys.models.history_models import CoVisitationParams, RepeatParams, SimilarItemsParams
 from recsys.models.popular import PopularParams
 from recsys.models.two_tower_params import TwoTowerParams
 from recsys.rooms.model import RoomParams
@@ -53,6 +53,7 @@ class Models(Params):
     bpr: Part[BPRParams] = Part(enabled=False, params=BPRParams())
     item_knn: Part[ItemKNNParams] = Part(params=ItemKNNParams())
     co_visitation: Part[CoVisitationParams] = Part(params=CoVisitationParams())
+    similar_items: Part[SimilarItemsParams] = Part(params=SimilarItemsParams())
     repeat: Part[RepeatParams] = Part(params=RepeatParams())
     two_tower: Part[TwoTowerParams] = Part(params=TwoTowerParams())
 
