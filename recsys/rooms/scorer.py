@@ -108,8 +108,9 @@ class RoomScorer:
             meta["taste_half_life_days"] = self.content.taste.half_life_days
         if self.network is not None:
             arrays |= self.network.to_arrays()
-        blobs = {} if self.trees is None else {TREES: self.trees.graph}
-        return arrays, blobs, meta
+        if self.trees is None:
+            return arrays, {}, meta
+        return arrays, {TREES: self.trees.graph}, meta | {"tree_weight": self.trees.weight}
 
     @classmethod
     def from_parts(
@@ -138,7 +139,7 @@ class RoomScorer:
             StateParams.model_validate(meta["state_params"]),
             content,
             network=RoomNetwork.from_arrays(arrays) if "network_linear" in arrays else None,
-            trees=RoomTrees(blobs[TREES]) if TREES in blobs else None,
+            trees=RoomTrees(blobs[TREES], float(meta["tree_weight"])) if TREES in blobs else None,
             rerank=int(meta["rerank"]),
         )
 

@@ -20,10 +20,12 @@ class RoomTrees:
 
     Args:
         graph: ONNX bytes, input `features` (R, F) float32, first output (R, 1).
+        weight: how much they count beside the network.
     """
 
-    def __init__(self, graph: bytes) -> None:
+    def __init__(self, graph: bytes, weight: float = 1.0) -> None:
         self.graph = graph
+        self.weight = weight
 
     @cached_property
     def _session(self) -> onnxruntime.InferenceSession:
@@ -36,4 +38,4 @@ class RoomTrees:
     def scores(self, features: FloatArray) -> FloatArray:
         """(R,) float32 what the trees add for R rows of features (R, F)."""
         result = self._session.run(None, {INPUT: features})[0]
-        return np.asarray(result, dtype=np.float32).reshape(-1)
+        return self.weight * np.asarray(result, dtype=np.float32).reshape(-1)
