@@ -66,12 +66,15 @@ class Evaluation(Params):
         samples: resamplings behind an interval.
         max_users: judge a random sample of this many users; null judges all.
         segments: user columns by which the figures are also split; one that the log lacks is left out.
+        hot_backtest: whether the hot-item potential is judged too: one fit before the last half of the log,
+            and what it would have said every week of it.
     """
 
     k: tuple[int, ...] = (10, 20, 50)
     samples: int = Field(default=1000, ge=100)
     max_users: int | None = Field(default=None, ge=1)
     segments: tuple[str, ...] = ("age_band", "gender", "city_tier", "income_band")
+    hot_backtest: bool = True
 
     @model_validator(mode="after")
     def _k_is_sensible(self) -> Self:

@@ -20,6 +20,7 @@ from recsys.bundle import BundleRefused, Reason, Section, write_bundle
 from recsys.data.dataset import Dataset, from_us
 from recsys.errors import DataError, ModelError
 from recsys.evaluation.table import ALL, Row
+from recsys.hot.backtest import BacktestReport, backtest
 from recsys.hot.score import HotScores, score_hot
 from recsys.models.base import Progress
 from recsys.models.fused import FusedModel
@@ -32,7 +33,7 @@ from training.candidates import candidate_models, fit_all
 from training.config import TrainingConfig
 from training.export import product_sections
 from training.judging import Trial, fused_sources, run_trial
-from training.plots import comparison_figure, learning_curve_figure, segments_figure
+from training.plots import comparison_figure, learning_curve_figure, reliability_figure, segments_figure
 from training.promote import ANSWER, BASELINE, record_result
 from training.tracking import Run, Tracker
 from training.window_result import WindowResult
@@ -41,6 +42,8 @@ _log = logging.getLogger(__name__)
 
 #: Products of the hot list that the bundle keeps.
 HOT_DEPTH = 1_000
+#: Origins that one fit of the backtest serves: all of them.
+ONE_FIT = 1_000_000
 _HOT_COLUMNS = ["item_idx", "potential", "lower", "upper", "grade", "expected_units", "reasons"]
 
 
@@ -135,6 +138,7 @@ class _Job:
         self.checkpoints = out.parent / f".{out.name}.checkpoints"
         self.notes: list[str] = []
         self.rooms: RoomReport | None = None
+        self.hot_report: BacktestReport | None = None
         self.seconds: dict[str, float] = {}
 
     def run(self, run: Run | None) -> Trained:
@@ -147,6 +151,7 @@ class _Job:
             trial = self._timed("evaluate", self._trial)
             sections |= self._timed("refit", lambda: self._products(trial))
             hot = self._timed("hot", self._hot)
+            self.hot_report = self._timed("backtest", lambda: self._backtest_hot(hot))
             if hot is not None:
                 sections["hot"] = hot_section(hot.table.slice(0, HOT_DEPTH).select(_HOT_COLUMNS))
         else:
@@ -213,6 +218,18 @@ class _Job:
             self._note(f"no hot list: {error}")
             return None
 
+    def _backtest_hot(self, hot: HotScores | None) -> BacktestReport | None:
+        """What one fit before the last half of the log would have said in it; None if that is too short."""
+        if hot is None or not self.config.evaluation.hot_backtest:
+            return None
+        try:
+            return backtest(
+                self.dataset, params=self.config.hot.params, refit_every=ONE_FIT, progress=self.progress
+            )
+        except ModelError as error:
+            self._note(f"hot list not judged: {error}")
+            return None
+
     def _rooms(self, hot: HotScores | None) -> dict[str, Section]:
         """The room model, and the live state as of the end of the log."""
         dataset = self.dataset
@@ -239,6 +256,9 @@ class _Job:
         if self.rooms is not None:
             figures = {f"rooms_{name}": value for name, value in asdict(self.rooms).items()}
             run.log_metrics({name: value for name, value in figures.items() if np.isfinite(value)})
+        if self.hot_report is not None:
+            run.log_table("hot_backtest", self.hot_report.summary.to_pandas())
+            run.log_figure("hot_reliability", reliability_figure(self.hot_report.reliability))
         if trial is not None:
             self._record_trial(run, trial)
         run.register(bundle)
