@@ -56,6 +56,14 @@ class DecayedSums:
         now: npt.NDArray[np.float64] = self.values[rows] * scale
         return now
 
+    def one(
+        self, rows: npt.NDArray[np.integer] | slice, column: int, half_life: int, now_us: int
+    ) -> npt.NDArray[np.float64]:
+        """(N,) the sums of one column and half-life alone, as they are at `now_us`."""
+        scale = np.exp2(-(now_us - self.landmark_us) / self.half_lives_us[half_life])
+        now: npt.NDArray[np.float64] = self.values[:, column, half_life][rows] * scale
+        return now
+
     def _move_landmark(self, to_us: int) -> None:
         self.values *= np.exp2((self.landmark_us - to_us) / self.half_lives_us)
         self.landmark_us = to_us

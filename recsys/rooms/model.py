@@ -19,12 +19,15 @@ from recsys.rooms.features import FEATURES
 from recsys.rooms.log_feed import LogFeed
 from recsys.rooms.network_training import Attributes, FittedNetwork, NetworkParams, attributes_of, fit_network
 from recsys.rooms.scorer import RoomScorer
+from recsys.rooms.shortlist import fit_shortlist
 from recsys.rooms.state import LiveState
 from recsys.rooms.trees import RoomTrees
 from recsys.rooms.trees_training import TreeParams, fit_trees, trees_onnx
 from recsys.types import FloatArray, Params
 
 Progress = Callable[[int, int, str], None]
+#: Newest examples by which the linear score of the shortlist is fitted.
+_SHORTLIST_EXAMPLES = 2_000
 #: How much the trees may count beside the network; which of these is chosen on validation.
 _TREE_WEIGHTS = (0.0, 0.5, 1.0)
 
@@ -67,12 +70,14 @@ class RoomModel:
     Attributes:
         scorer: for serving; None before the fit.
         report: how the fit went; None before it.
+        examples: what was learnt from, for the baselines that are tuned on the same; None before the fit.
     """
 
     def __init__(self, params: RoomParams | None = None) -> None:
         self.params = params or RoomParams()
         self.scorer: RoomScorer | None = None
         self.report: RoomReport | None = None
+        self.examples: RoomExamples | None = None
 
     def fit(
         self, dataset: Dataset, *, potential: FloatArray | None = None, progress: Progress | None = None
@@ -91,6 +96,7 @@ class RoomModel:
         if not (dataset.events.room_idx[dataset.events.is_any([state_params.visit])] >= 0).any():
             raise ModelError("rooms: the log has no visit of a live room to learn from")
         examples = collect_examples(dataset, content, state_params, self.params.examples, progress=progress)
+        self.examples = examples
         scorer = RoomScorer(state_params, content, rerank=self.params.rerank)
         if len(examples) < self.params.fewest:
             self.report = RoomReport(len(examples), 0, 0.0, *[float("nan")] * 3)
@@ -133,6 +139,12 @@ class RoomModel:
         fitted = fit_network(examples, known, self.params.network, epochs=report.epochs, progress=progress)
         scorer.network = fitted.network
         scorer.content = replace(scorer.content, taste=fitted.taste)
+        sample = examples.where(slice(-_SHORTLIST_EXAMPLES, None))
+        scorer.shortlist_weights = fit_shortlist(
+            with_taste(fitted.taste, sample)[sample.mask],
+            _network_scores(fitted, sample)[sample.mask],
+            np.nonzero(sample.mask)[0].astype(np.int32),
+        )
         if report.tree_weight > 0:
             graph = trees_onnx(fit_trees(examples, self.params.trees))
             scorer.trees = RoomTrees(graph, report.tree_weight)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +15,27 @@ import pyarrow.compute as pc
 from recsys.data.dataset import Dataset
 from recsys.data.ids import IdMap
 from recsys.errors import DataError
+from recsys.rooms.content import Content
 from recsys.rooms.log_feed import IndexMaps, LogFeed
-from recsys.rooms.scorer import RoomScorer
+from recsys.rooms.params import StateParams
+from recsys.rooms.scorer import RoomRanking
 from recsys.rooms.state import LiveState
 from recsys.types import IntArray, LongArray
 
 Progress = Callable[[int, int, str], None]
 #: Requests between two reports of progress.
 _REPORT = 500
+
+
+class RoomRanker(Protocol):
+    """What can answer in a replay: the room model, and the baselines beside it."""
+
+    state_params: StateParams
+    content: Content
+
+    def rank(self, state: LiveState, user: int, now_us: int, *, k: int) -> RoomRanking:
+        """The best k rooms live at `now_us` for one user."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,7 @@ class Replay:
 
     def __init__(
         self,
-        scorer: RoomScorer,
+        scorer: RoomRanker,
         dataset: Dataset,
         ids: KnownIds | None = None,
         *,
@@ -95,7 +108,7 @@ class Replay:
 
 
 def replay(
-    scorer: RoomScorer,
+    scorer: RoomRanker,
     dataset: Dataset,
     requests: pa.Table,
     *,

@@ -14,11 +14,14 @@ from recsys.rooms.content import Content, Taste
 from recsys.rooms.features import FEATURES, room_features
 from recsys.rooms.network import RoomNetwork
 from recsys.rooms.params import StateParams
+from recsys.rooms.shortlist import shortlist
 from recsys.rooms.state import LiveState
 from recsys.rooms.trees import RoomTrees
 from recsys.types import FloatArray, IntArray
 
 TREES = "trees.onnx"
+#: Most live rooms that the network scores for one request.
+SHORTLIST = 400
 _CONTENT = ("item_category", "item_price", "streamer_category")
 _TASTE = ("streamer", "read_streamer", "item", "read_item", "user", "weight")
 
@@ -39,7 +42,9 @@ class RoomRanking:
 
 
 class RoomScorer:
-    """Two stages over one matrix of features: a small network scores every live room, trees the best few.
+    """Two stages over one matrix of features: a small network scores the live rooms, trees the best few.
+
+    Where more than `SHORTLIST` rooms are live, a linear score picks that many for the network.
 
     Without a network, where the log had too few visits to learn from, the score is the user's decayed visits
     to the streamer, and then how busy the room is now.
@@ -52,12 +57,14 @@ class RoomScorer:
         *,
         network: RoomNetwork | None = None,
         trees: RoomTrees | None = None,
+        shortlist_weights: FloatArray | None = None,
         rerank: int = 200,
     ) -> None:
         self.state_params = state_params
         self.content = content
         self.network = network
         self.trees = trees
+        self.shortlist_weights = shortlist_weights
         self.rerank = rerank
 
     def scores(self, state: LiveState, user: int, rows: IntArray, now_us: int) -> FloatArray:
@@ -80,17 +87,14 @@ class RoomScorer:
     def rank(self, state: LiveState, user: int, now_us: int, *, k: int) -> RoomRanking:
         """The best k rooms live at `now_us` for one user; ties go to the lower room_idx."""
         n = len(state.rooms)
-        if n == 0:
-            return RoomRanking(np.zeros(0, np.int32), np.zeros(0, np.float32), "no room is live")
-        rows = np.arange(n, dtype=np.int32)
+        if self.shortlist_weights is not None and n > max(SHORTLIST, k):
+            rows = shortlist(
+                state, self.content, self.shortlist_weights, user, now_us, size=max(SHORTLIST, k)
+            )
+        else:
+            rows = np.arange(n, dtype=np.int32)
         scores = self.scores(state, user, rows, now_us)
-        rooms = state.rooms.room_idx[:n]
-        if n > 4 * k:
-            kept = np.flatnonzero(scores >= np.partition(scores, n - k)[n - k])
-            scores, rooms = scores[kept], rooms[kept]
-        order = np.lexsort((rooms, -scores))[:k]
-        reason = "" if len(order) == k else f"only {n} rooms are live"
-        return RoomRanking(rooms[order].astype(np.int32), scores[order].astype(np.float32), reason)
+        return best_rooms(state, scores, k=k, rows=rows)
 
     def to_parts(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, bytes], dict[str, Any]]:
         """Arrays, blobs and facts by name, as a bundle's section keeps them."""
@@ -108,6 +112,8 @@ class RoomScorer:
             meta["taste_half_life_days"] = self.content.taste.half_life_days
         if self.network is not None:
             arrays |= self.network.to_arrays()
+        if self.shortlist_weights is not None:
+            arrays["shortlist_weights"] = self.shortlist_weights
         if self.trees is None:
             return arrays, {}, meta
         return arrays, {TREES: self.trees.graph}, meta | {"tree_weight": self.trees.weight}
@@ -140,8 +146,20 @@ class RoomScorer:
             content,
             network=RoomNetwork.from_arrays(arrays) if "network_linear" in arrays else None,
             trees=RoomTrees(blobs[TREES], float(meta["tree_weight"])) if TREES in blobs else None,
+            shortlist_weights=arrays.get("shortlist_weights"),
             rerank=int(meta["rerank"]),
         )
+
+
+def best_rooms(state: LiveState, scores: FloatArray, *, k: int, rows: IntArray | None = None) -> RoomRanking:
+    """The k best live rooms by scores (R,) of rows (R,), by default all; ties go to the lower room_idx."""
+    n = len(state.rooms)
+    if n == 0:
+        return RoomRanking(np.zeros(0, np.int32), np.zeros(0, np.float32), "no room is live")
+    rooms = state.rooms.room_idx[:n] if rows is None else state.rooms.room_idx[rows]
+    order = np.lexsort((rooms, -scores))[:k]
+    reason = "" if len(order) == k else f"only {n} rooms are live"
+    return RoomRanking(rooms[order].astype(np.int32), scores[order].astype(np.float32), reason)
 
 
 def decayed_visit_scores(features: FloatArray, *, visits: str = "pair_visits_medium") -> FloatArray:
