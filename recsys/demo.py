@@ -43,8 +43,14 @@ if TYPE_CHECKING:
 
 #: The demo must end in minutes on two cores: shorter training than the defaults, nothing else is different.
 QUICK = (
-    "models.two_tower.params.epochs=3",
-    "models.two_tower.params.examples_per_epoch=200000",
+    "models.two_tower.params.epochs=2",
+    "models.two_tower.params.examples_per_epoch=150000",
+    "models.als.params.factors=64",
+    "models.co_visitation.params.max_steps=5",
+    "fusion.params.members=1",
+    "hot.params.learner.rounds=80",
+    "hot.params.learner.max_rows=50000",
+    "hot.params.learner.bags=1",
     "evaluation.k=[10, 20]",
     "evaluation.samples=500",
 )
@@ -134,13 +140,17 @@ def _prepared(logs: Path, out: Path, console: Console) -> Dataset:
     return Dataset.load(out)
 
 
-def _trained(dataset: Dataset, out: Path, console: Console, report: Report, tracker: Tracker) -> Trained:
-    config = TrainingConfig.load(None, QUICK)
+def _trained(
+    dataset: Dataset, out: Path, console: Console, report: Report, tracker: Tracker, *settings: str
+) -> Trained:
+    config = TrainingConfig.load(None, (*QUICK, *settings))
     with _bar(console, "train") as tell:
         trained = train(
             dataset.path, config, out, tracker=tracker, name=f"demo {out.parent.name}", progress=tell
         )
     show_comparison(console, trained.rows)
+    seconds = ", ".join(f"{stage} {value:.0f} s" for stage, value in trained.seconds.items())
+    console.print(seconds, style="dim", highlight=False)
     for note in trained.notes:
         console.print(f"note: {note}", style="yellow", highlight=False, markup=False)
     if trained.rows:
@@ -193,7 +203,8 @@ def _real_purchases(folder: Path, console: Console, report: Report, tracker: Tra
         import_source("completejourney", None, folder / "logs", progress=lambda text: tell(0, 0, text))
     dataset = _prepared(folder / "logs", folder / "dataset", console)
     names = _Names(dataset)
-    trained = _trained(dataset, folder / "bundle", console, report, tracker)
+    # The hot list comes below, as of an earlier day, so that what followed can be shown.
+    trained = _trained(dataset, folder / "bundle", console, report, tracker, "hot.enabled=false")
     _promote(trained, console, report, tracker)
     _answers(trained.bundle, dataset, names, console, report)
     _hot_and_what_followed(dataset, names, console, report)
@@ -241,7 +252,7 @@ def _show_answer(title: str, answer: Answer, names: _Names, console: Console, re
 def _hot_and_what_followed(dataset: Dataset, names: _Names, console: Console, report: Report) -> None:
     day = dataset.as_of.date() - timedelta(days=HELD_BACK_DAYS)
     with _bar(console, f"hot items as of {day}") as tell:
-        scores = score_hot(dataset, as_of=day, params=HotParams(), progress=tell)
+        scores = score_hot(dataset, as_of=day, params=_quick_hot(), progress=tell)
     followed = _units_after(dataset, scores, day)
     title = f"Hot items as of {scores.as_of}, days 7 to 15 ahead, and how they then sold"
     columns = ["product", "category", "potential", "grade", "units before", "units after", "why"]
@@ -268,6 +279,10 @@ def _hot_and_what_followed(dataset: Dataset, names: _Names, console: Console, re
         hot_followed_figure(dataset, scores, k=12),
         "Daily units of the twelve best: before the day of the list (grey) and in the days after (colour).",
     )
+
+
+def _quick_hot() -> HotParams:
+    return TrainingConfig.load(None, QUICK).hot.params
 
 
 def _units_after(dataset: Dataset, scores: HotScores, day: date) -> list[tuple[float, float]]:

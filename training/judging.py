@@ -139,12 +139,11 @@ def _learn_on_validation(
         before = dataset.until(window.fit_end_us)
         kept = None if checkpoints is None else checkpoints / f"validation_{window.start_us}"
         models = candidate_models(config, dataset, target, steps=steps, checkpoints=kept)
-        sources = fit_all(models, before, progress=progress)
+        served = fit_all(fused_sources(models), before, progress=progress)
         if not folds:
-            towers = [source for source in sources if isinstance(source, TwoTower)]
+            towers = [source for source in served if isinstance(source, TwoTower)]
             steps = {tower.name: tower.best_step for tower in towers}
             curve = towers[0].learning_curve if towers else ()
-        served = fused_sources(sources)
         if config.fusion.enabled is False or len(served) == 1:
             return None, None, steps, curve
         truth = _truth_in(dataset, window, target, goals)
