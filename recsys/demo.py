@@ -189,7 +189,8 @@ class _Names:
         found = {}
         for name, column in self._columns.items():
             value = column[index].as_py() if column is not None and index >= 0 else None
-            found[name] = str(value).strip() if value is not None else ""
+            text = " ".join(str(value).split()) if value is not None else ""
+            found[name] = text.capitalize() if text.isupper() else text
         return found["title"] or str(item_id), found["category"]
 
 
@@ -255,8 +256,8 @@ def _hot_and_what_followed(dataset: Dataset, names: _Names, console: Console, re
         scores = score_hot(dataset, as_of=day, params=_quick_hot(), progress=tell)
     followed = _units_after(dataset, scores, day)
     title = f"Hot items as of {scores.as_of}, days 7 to 15 ahead, and how they then sold"
-    columns = ["product", "category", "potential", "grade", "units before", "units after", "why"]
-    table = grid(title, *columns, right=("potential", "units before", "units after"))
+    columns = ["product", "category", "potential", "grade", "before", "after", "why"]
+    table = grid(title, "product", *columns[2:], right=("potential", "before", "after"))
     rows = []
     for row, (before, after) in zip(scores.table.slice(0, 8).to_pylist(), followed[:8], strict=True):
         name, category = names.of(row["item_id"])

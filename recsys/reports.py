@@ -17,21 +17,29 @@ if TYPE_CHECKING:
     from recsys.hot.score import HotScores
     from training.pipeline import Trained
 
-#: Metrics of the comparison table, in the order of its columns.
-SHOWN = ("ndcg@20", "recall@20", "hit_rate@20", "mrr@20", "coverage@20", "head_share@20")
+#: Metrics of the comparison table and the heads of their columns: they fit a terminal of 80 characters.
+SHOWN = {
+    "ndcg@20": "NDCG@20",
+    "recall@20": "recall@20",
+    "hit_rate@20": "hit@20",
+    "coverage@20": "coverage",
+    "head_share@20": "to top 1 %",
+}
 #: Quarantine reasons shown in full; the rest is in the Dataset's manifest.
 MAX_REASONS = 12
 
 
-def grid(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
-    """An empty table; the columns named in `right` hold numbers."""
+def grid(title: str, *columns: str, right: tuple[str, ...] = (), whole: tuple[str, ...] = ()) -> Table:
+    """An empty table; the columns named in `right` hold numbers, those in `whole` words that do not wrap."""
     table = Table(
         title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False
     )
-    for place, column in enumerate(columns):
-        fixed = column in right or place == 0
+    for column in columns:
         table.add_column(
-            column, justify="right" if column in right else "left", no_wrap=fixed, overflow="fold"
+            column,
+            justify="right" if column in right else "left",
+            no_wrap=column in (*right, *whole),
+            overflow="fold",
         )
     return table
 
@@ -40,7 +48,7 @@ def interval_text(value: Interval) -> str:
     """The mean, and the interval where there is one."""
     if value.lower != value.lower:
         return f"{value.mean:.3f}"
-    return f"{value.mean:.4f} [dim]({value.lower:.4f}–{value.upper:.4f})[/]"
+    return f"{value.mean:.4f} [dim]({value.lower:.3f}–{value.upper:.3f})[/]"
 
 
 def show_simulation(console: Console, summary: SimulationSummary) -> None:
@@ -102,9 +110,10 @@ def show_comparison(console: Console, rows: list[Row], *, segments: bool = False
     overall = [row for row in rows if row.segment == ALL]
     if not overall:
         return
-    title = f"Test window, {overall[0].n_users:,} users: means, with 95 % intervals where there is room"
+    title = f"Test window, {overall[0].n_users:,} users: means, with the 95 % interval of NDCG@20"
     metrics = [metric for metric in SHOWN if metric in overall[0].values]
-    table = grid(title, "model", *metrics, right=tuple(metrics))
+    heads = tuple(SHOWN[metric] for metric in metrics)
+    table = grid(title, "model", *heads, right=heads, whole=("model",))
     for row in overall:
         first, *rest = (row.values[metric] for metric in metrics)
         table.add_row(row.model, interval_text(first), *(f"{value.mean:.3f}" for value in rest))
@@ -113,8 +122,11 @@ def show_comparison(console: Console, rows: list[Row], *, segments: bool = False
         return
     for segment in dict.fromkeys(row.segment for row in rows if row.segment != ALL):
         inside = [row for row in rows if row.segment == segment]
-        metrics = [metric for metric in ("ndcg@20", "recall@20", "hit_rate@20") if metric in inside[0].values]
-        table = grid(f"{segment}, {inside[0].n_users:,} users", "model", *metrics, right=tuple(metrics))
+        metrics = [metric for metric in ("ndcg@20", "recall@20") if metric in inside[0].values]
+        heads = tuple(SHOWN[metric] for metric in metrics)
+        table = grid(
+            f"{segment}, {inside[0].n_users:,} users", "model", *heads, right=heads, whole=("model",)
+        )
         for row in inside:
             table.add_row(row.model, *(interval_text(row.values[metric]) for metric in metrics))
         console.print(table)
