@@ -25,6 +25,7 @@ from rich.progress import (
 from rich.text import Text
 
 from recsys.errors import ConfigError, RecsysError
+from recsys.openmp import wait_passively
 
 app = typer.Typer(
     name="recsys",
@@ -37,9 +38,7 @@ app = typer.Typer(
 console = Console()
 errors = Console(stderr=True)
 
-# Read by OpenMP when it is loaded. Waiting threads that spin starve the others on a shared machine: one
-# training step took 1.5 s instead of 0.04 s beside four busy processes.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+wait_passively()
 
 #: Exit status of bad input.
 BAD_INPUT = 2

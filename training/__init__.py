@@ -1,1 +1,5 @@
 """Training jobs: configuration, pipeline, tracking, promotion."""
+
+from recsys.openmp import wait_passively
+
+wait_passively()
