@@ -40,12 +40,12 @@ class NetworkParams(Params):
     """
 
     dimensions: int = Field(default=24, ge=1)
-    hidden: int = Field(default=32, ge=1)
-    epochs: int = Field(default=12, ge=1)
+    hidden: int = Field(default=48, ge=1)
+    epochs: int = Field(default=7, ge=1)
     patience: int = Field(default=2, ge=1)
     batch: int = Field(default=256, ge=1)
-    learning_rate: float = Field(default=4e-3, gt=0)
-    id_decay: float = Field(default=1e-2, ge=0)
+    learning_rate: float = Field(default=6e-3, gt=0)
+    id_decay: float = Field(default=15.0, ge=0)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     seed: int = 0
 
