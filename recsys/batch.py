@@ -82,8 +82,10 @@ def replay_rooms(
 ) -> int:
     """Write user_id, at, room_id, rank (from 1) and score; returns the number of rows.
 
-    The log is played in time order from an empty state, and each request sees what was known strictly before
-    its `at`. A request at which no room is live has no row.
+    The log is played in time order, and each request sees what was known strictly before its `at`. The state
+    starts empty, because the log is taken to hold what the bundle was trained on; a log that begins after the
+    bundle's moment is played onto the state that the bundle carries. A request at which no room is live has
+    no row.
 
     Args:
         bundle: folder of a bundle with rooms.
@@ -109,8 +111,19 @@ def replay_rooms(
         if progress is not None:
             progress(0, 0, "preparing the log")
         prepare(logs, Path(folder) / "dataset")
-        dataset = Dataset.load(Path(folder) / "dataset")
-        table = replay(parts.scorer, dataset, asked, k=k, ids=ids, progress=progress)
+        dataset = Dataset.whole(Path(folder) / "dataset")
+        # A log that goes on where the bundle ends is played onto what the bundle remembers.
+        goes_on = int(dataset.events.timestamp_us[0]) >= catalogue.as_of_us
+        table = replay(
+            parts.scorer,
+            dataset,
+            asked,
+            k=k,
+            ids=ids,
+            start=parts.state() if goes_on else None,
+            start_rooms=parts.rooms if goes_on else None,
+            progress=progress,
+        )
     table = table.set_column(0, "user_id", parse_whole_numbers(table["user_id"]))
     write_table(table, out)
     return int(table.num_rows)

@@ -37,7 +37,7 @@ from training.config import TrainingConfig
 #: With fewer users than this times `fusion.min_users` in the validation window, earlier windows are added.
 ENOUGH_FOLD_USERS = 5
 #: Most validation windows that the combiner learns from.
-MAX_FOLDS = 5
+MAX_FOLDS = 4
 
 
 @dataclass(frozen=True)
