@@ -55,7 +55,7 @@ QUICK = (
     "evaluation.samples=500",
 )
 #: Fewer users and days than the defaults of the simulator, the same products and streamers.
-PLATFORM = SimulationParams(users=2_000, days=60, seed=7)
+PLATFORM = SimulationParams(users=2_000, days=66, seed=7)
 #: Days held back from the hot list of the demo, to see what followed.
 HELD_BACK_DAYS = 16
 

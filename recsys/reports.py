@@ -137,8 +137,8 @@ def show_trained(console: Console, trained: Trained) -> None:
     show_comparison(console, trained.rows)
     if trained.rooms is not None and trained.rooms.ndcg_both == trained.rooms.ndcg_both:
         console.print(
-            f"Rooms, NDCG@10 among the live ones, newest visits: decayed visit count "
-            f"{trained.rooms.ndcg_baseline:.3f}, model {trained.rooms.ndcg_both:.3f}"
+            f"Rooms, NDCG@10 among the live ones on validation, by which the model was chosen: decayed visit "
+            f"count {trained.rooms.ndcg_baseline:.3f}, model {trained.rooms.ndcg_both:.3f}"
         )
     for note in trained.notes:
         console.print(f"note: {note}", style="yellow", highlight=False, markup=False)

@@ -34,6 +34,14 @@ def read_table(path: Path, required: tuple[str, ...]) -> pa.Table:
             table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
+    twice = [name for name in required if table.column_names.count(name) > 1]
+    if twice:
+        raise DataError(f"{path}: column {twice[0]!r} occurs more than once")
+    nested = [
+        name for name in required if name in table.column_names and pa.types.is_nested(table[name].type)
+    ]
+    if nested:
+        raise DataError(f"{path}: column {nested[0]!r} holds {table[nested[0]].type}; give one value a row")
     missing = [name for name in required if name not in table.column_names]
     if missing:
         raise DataError(

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -258,7 +258,11 @@ class Recommender:
 
         Events without a product or on an unknown one, impressions, repeats of an event and events from the
         future are counted (see `counts`) and change nothing.
+
+        Raises:
+            RequestError: the behaviour is none of the log contract's.
         """
+        event = _checked(event)
         at_us = _to_us(event.timestamp)
         self._count("observed")
         if at_us > (self._clock() + self._future_tolerance_s) * _SECOND_US:
@@ -312,7 +316,13 @@ class Recommender:
                 self._count("on_air_in_no_live_room")
 
     def stock_changed(self, item_id: ExternalId, units: float) -> None:
-        """Says how many units of a product are left; at 0 or below it is in no answer from now on."""
+        """Says how many units of a product are left; at 0 or below it is in no answer from now on.
+
+        Raises:
+            RequestError: the number of units is none.
+        """
+        if not isinstance(units, int | float | np.number) or np.isnan(units):
+            raise RequestError(f"units={units!r} of product {item_id!r}: give a number")
         self._report(item_id, units=float(units))
 
     def item_listed(self, item_id: ExternalId, *, listed: bool = True) -> None:
@@ -520,3 +530,13 @@ def _shortfall(shown: int, k: int, allowed: int) -> str | None:
     if shown >= allowed:
         return f"only {allowed} products are both available and allowed"
     return f"the sources name no more than {shown} of the {allowed} products that are available and allowed"
+
+
+def _checked(event: Event) -> Event:
+    """The event with its behaviour as a member, for callers who spell it as text."""
+    name: object = event.event
+    if isinstance(name, Behaviour):
+        return event
+    if name not in set(Behaviour):
+        raise RequestError(f"event {name!r} is not one of {', '.join(Behaviour)}")
+    return replace(event, event=Behaviour(str(name)))

@@ -12,9 +12,10 @@ from recsys.data.dataset import Dataset
 from recsys.data.prepare import prepare
 from recsys.models.collaborative import ALS, ALSParams, ItemKNN
 from recsys.models.fusion_training import item_table
-from recsys.models.history_models import CoVisitation, Repeat
+from recsys.models.history_models import CoVisitation, Repeat, SimilarItems
 from recsys.models.popular import Popular
 from recsys.models.two_tower import TwoTower, TwoTowerParams
+from recsys.rooms.model import RoomModel, RoomParams, state_at_end
 from recsys.types import Target
 from tests.conftest import write_logs
 
@@ -85,7 +86,9 @@ def scores(model, dataset):
 
 
 @pytest.mark.parametrize("target", list(Target))
-@pytest.mark.parametrize("build", [Popular, ItemKNN, CoVisitation, Repeat], ids=lambda build: build.name)
+@pytest.mark.parametrize(
+    "build", [Popular, ItemKNN, CoVisitation, SimilarItems, Repeat], ids=lambda build: build.name
+)
 def test_counting_models(datasets, build, target):
     ends, goes_on = (scores(build(target=target), dataset) for dataset in datasets)
     np.testing.assert_array_equal(ends, goes_on)
@@ -105,6 +108,19 @@ def test_two_tower(datasets, target):
     models = [TwoTower(params, target=target, device="cpu").fit(dataset) for dataset in datasets]
     np.testing.assert_array_equal(models[0].user_vectors, models[1].user_vectors)
     np.testing.assert_array_equal(models[0].target_vectors, models[1].target_vectors)
+
+
+def test_room_model(datasets):
+    params = RoomParams(fewest=100)
+    arrays = []
+    for dataset in datasets:
+        scorer = RoomModel(params).fit(dataset)
+        assert scorer.network is not None or scorer.trees is None
+        arrays.append((scorer.to_parts()[0], state_at_end(dataset, scorer).to_parts()))
+    for ends, goes_on in zip(*arrays, strict=True):
+        assert ends.keys() == goes_on.keys()
+        for name in ends:
+            np.testing.assert_array_equal(ends[name], goes_on[name], err_msg=name)
 
 
 @pytest.mark.parametrize("target", list(Target))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ from recsys.models.popular import Popular
 from recsys.product_sections import hot_section
 from recsys.room_sections import room_sections
 from recsys.rooms.model import RoomModel, RoomReport, state_at_end
-from recsys.types import FloatArray, Target
+from recsys.types import Target
 from training.candidates import candidate_models, fit_all
 from training.config import TrainingConfig
 from training.export import product_sections
@@ -37,8 +36,6 @@ from training.plots import comparison_figure, learning_curve_figure, reliability
 from training.promote import ANSWER, BASELINE, record_result
 from training.tracking import Run, Tracker
 from training.window_result import WindowResult
-
-_log = logging.getLogger(__name__)
 
 #: Products of the hot list that the bundle keeps.
 HOT_DEPTH = 1_000
@@ -157,7 +154,7 @@ class _Job:
         else:
             sections |= product_sections(self.dataset, [], None)
         if len(self.dataset.rooms):
-            sections |= self._timed("rooms", lambda: self._rooms(hot))
+            sections |= self._timed("rooms", self._rooms)
         rows = [] if trial is None else trial.comparison.rows
         bundle = write_bundle(
             self.out,
@@ -230,25 +227,29 @@ class _Job:
             self._note(f"hot list not judged: {error}")
             return None
 
-    def _rooms(self, hot: HotScores | None) -> dict[str, Section]:
+    def _rooms(self) -> dict[str, Section]:
         """The room model, and the live state as of the end of the log."""
         dataset = self.dataset
         if self.config.rooms.enabled is False:
             return {}
         model = RoomModel(self.config.rooms.params)
         try:
-            scorer = model.fit(dataset, potential=_potential(hot, dataset), progress=self.progress)
+            scorer = model.fit(dataset, progress=self.progress)
         except ModelError as error:
             if self.config.rooms.enabled is True:
                 raise
             self._note(f"no room model: {error}")
             return {}
         self.rooms = model.report
+        if scorer.network is None:
+            n = 0 if model.report is None else model.report.examples
+            self._note(
+                f"rooms are ranked by decayed visits: {n} visits are too few to learn from, or no gain"
+            )
         state = state_at_end(dataset, scorer, progress=self.progress)
         return room_sections(scorer, state, streamers=dataset.streamers.ids, rooms=dataset.rooms.ids)
 
     def _note(self, text: str) -> None:
-        _log.warning(text)
         self.notes.append(text)
 
     def _record(self, run: Run, trial: Trial | None, bundle: Path) -> None:
@@ -278,15 +279,6 @@ class _Job:
         run.log_figure("segments", segments_figure(rows, "recall@20", model=answer))
         if trial.learning_curve:
             run.log_figure("learning_curve", learning_curve_figure(trial.learning_curve))
-
-
-def _potential(hot: HotScores | None, dataset: Dataset) -> FloatArray | None:
-    """(items,) hot-item potential as of the end of the log; None without a hot list."""
-    if hot is None:
-        return None
-    potential = np.full(len(dataset.items), np.nan, dtype=np.float32)
-    potential[hot.table["item_idx"].to_numpy()] = hot.table["potential"].to_numpy()
-    return potential
 
 
 def _answer_name(trial: Trial) -> str:

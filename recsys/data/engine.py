@@ -49,7 +49,14 @@ class DuckDBEngine:
         names = [str(file) for file in files]
         if csv:
             table: ir.Table = self._connection.read_csv(
-                names, header=True, all_varchar=True, union_by_name=True, delim=",", quote='"', escape='"'
+                names,
+                header=True,
+                all_varchar=True,
+                union_by_name=True,
+                delim=",",
+                quote='"',
+                escape='"',
+                null_padding=True,
             )
         else:
             table = self._connection.read_parquet(names, union_by_name=True)

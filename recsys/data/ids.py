@@ -64,9 +64,9 @@ class IdMap:
     def _positions(self) -> dict[str, int]:
         return {key: position for position, key in enumerate(self.keys.to_pylist())}
 
-    def get(self, value: ExternalId) -> int:
-        """The dense index of one id, or -1 where it is unknown."""
-        return self._positions.get(id_key(value), -1)
+    def get(self, value: ExternalId | None) -> int:
+        """The dense index of one id, or -1 where it is unknown; no id is unknown too."""
+        return -1 if value is None else self._positions.get(id_key(value), -1)
 
     def index(self, values: pa.Array | np.ndarray[Any, Any] | Iterable[ExternalId]) -> IntArray:
         """Dense indices (n,) int32 of n external ids; -1 where an id is unknown."""

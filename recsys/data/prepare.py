@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import ibis
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -107,6 +108,8 @@ def prepare(
         running = open_engine(engine, scratch)
         try:
             summary = _build(logs, out, built, scratch, running, until, now or datetime.now(UTC), say)
+        except duckdb.Error as error:
+            raise DataError(f"{logs}: a table cannot be read: {_first_lines(str(error))}") from error
         finally:
             running.close()
         replaced = Path(work) / "replaced"
@@ -205,6 +208,11 @@ def _without_forgotten(raw: dict[str, RawTable], marks: frozenset[str]) -> dict[
             data = raw[name].data.filter(user_id.isnull() | user_id.notin(gone))
             kept[name] = replace(raw[name], data=data)
     return kept
+
+
+def _first_lines(text: str) -> str:
+    """The engine's own words without its advice: which file, which line, what is wrong."""
+    return " ".join(text.partition("Possible")[0].split())[:400]
 
 
 def _faults(name: str, bad: Path) -> list[Quarantined]:

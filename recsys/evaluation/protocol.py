@@ -88,6 +88,8 @@ def judge(
     Raises:
         DataError: nobody has a goal event in the window.
     """
+    if not goals:
+        raise DataError(f"{dataset.path}: no behaviour of the log says that a {target.value} was wanted")
     before = dataset.until(window.fit_end_us)
     n_known = len(before.entities(target))
     times = dataset.events.timestamp_us

@@ -134,14 +134,14 @@ def _peak(row: Row) -> str | None:
     since = row["days_since_best"]
     if np.isnan(since):
         return None
-    return f"has sold {best:.0f} in one window, {over:.1f} times its recent rate, {since:.0f} days ago"
+    return f"has sold {best:.0f} in one window, {over:.1f} times its recent rate, {_days_ago(since)}"
 
 
 def _past_breakouts(row: Row) -> str | None:
     times, since = row["breakouts"], row["days_since_breakout"]
     if not times or np.isnan(since):
         return None
-    return f"has broken out {times:.0f} times, last {since:.0f} days ago"
+    return f"has broken out {times:.0f} times, last {_days_ago(since)}"
 
 
 def _price(row: Row) -> str | None:
@@ -195,7 +195,7 @@ def _rhythm(row: Row) -> str | None:
         if name.startswith("days_since_") and name.removeprefix("days_since_") + "_starts" in row:
             kind = name.removeprefix("days_since_")
             if not np.isnan(since):
-                return f"{kind} promotions so far {row[f'{kind}_starts']:.0f}, last {since:.0f} days ago"
+                return f"{kind} promotions so far {row[f'{kind}_starts']:.0f}, last {_days_ago(since)}"
     return None
 
 
@@ -236,3 +236,8 @@ _SPEAKERS: Mapping[str, Callable[[Row], str | None]] = {
     ),
     "conversion": lambda row: _first("orders_per_views_momentum", text="orders per view last week", row=row),
 }
+
+
+def _days_ago(days: float) -> str:
+    whole = round(days)
+    return "1 day ago" if whole == 1 else f"{whole} days ago"

@@ -237,6 +237,8 @@ def train_fusion(
     )
     judged = examples.of_rows(held_out)
     network = None
+    if not learned:
+        rrf = _best_weights(judged, rrf, names)
     if learned:
         network = _train(examples.of_rows(~held_out), judged, params, progress)
     rrf_scores = judged.ranks @ rrf
@@ -258,6 +260,14 @@ def train_fusion(
         },
     )
     return Combiner(names, tables[-1], rrf, network, returns), report
+
+
+def _best_weights(judged: _Examples, rrf: FloatArray, names: Sequence[str]) -> FloatArray:
+    """The weights of reciprocal rank fusion that validation liked best: all sources, or one and a filler."""
+    filler = np.array([RRF_WEIGHTS.get(name, 1.0) if name == "popular" else 0.0 for name in names])
+    alone = [np.where(np.arange(len(names)) == s, 1.0, filler) for s in range(len(names))]
+    options = [rrf, *(weights.astype(np.float32) for weights in alone)]
+    return max(options, key=lambda weights: _ndcg(judged, judged.ranks @ weights))
 
 
 def _describe(

@@ -355,4 +355,6 @@ def _ones(rows: IntArray, columns: IntArray, shape: tuple[int, int]) -> sparse.c
 def _device(device: str | Literal["auto"]) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ModelError(f"device={device}: torch finds no usable GPU here; use device=auto or device=cpu")
     return torch.device(device)

@@ -69,6 +69,14 @@ class TestRefusals:
         with pytest.raises(DataError, match=r"events\.csv: the table is empty"):
             prepare(logs, tmp_path / "out")
 
+    def test_a_file_that_is_not_utf8_is_said(self, tmp_path):
+        (tmp_path / "logs").mkdir()
+        text = b"user_id,event,timestamp,item_id\n\xe9,view,2024-01-01,a\n"
+        (tmp_path / "logs" / "events.csv").write_bytes(text)
+        with pytest.raises(DataError, match=r"cannot be read: .*(utf-8|unicode|encod)"):
+            prepare(tmp_path / "logs", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
     def test_a_table_that_is_all_quarantine_is_named_with_an_example(self, tmp_path):
         logs = write_logs(tmp_path / "logs", events=[event(event="buy"), event(event="buy")])
         with pytest.raises(
