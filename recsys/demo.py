@@ -47,6 +47,7 @@ QUICK = (
     "models.two_tower.params.examples_per_epoch=150000",
     "models.als.params.factors=64",
     "models.co_visitation.params.max_steps=5",
+    "models.similar_items.enabled=false",
     "fusion.params.members=1",
     "hot.params.learner.rounds=80",
     "hot.params.learner.max_rows=50000",
