@@ -239,12 +239,12 @@ def _answers(bundle: Path, dataset: Dataset, names: _Names, console: Console, re
 
 
 def _show_answer(title: str, answer: Answer, names: _Names, console: Console, report: Report) -> None:
-    table = grid(title, "product", "category", "source", "why")
+    table = grid(title, "product", "category", "source", "why", whole=("source",))
     rows = []
     for entry in answer:
         name, category = names.of(entry.id)
         rows.append([name, category, entry.source, entry.reason])
-        table.add_row(*rows[-1])
+        table.add_row(name[:32], *rows[-1][1:])
     if answer.fallback:
         table.caption = f"labelled: {answer.fallback}"
     console.print(table)
@@ -258,15 +258,15 @@ def _hot_and_what_followed(dataset: Dataset, names: _Names, console: Console, re
     followed = _units_after(dataset, scores, day)
     title = f"Hot items as of {scores.as_of}, days 7 to 15 ahead, and how they then sold"
     columns = ["product", "category", "potential", "grade", "before", "after", "why"]
-    table = grid(title, "product", *columns[2:], right=("potential", "before", "after"))
+    numbers = ("potential", "grade", "before", "after")
+    table = grid(title, "product", *numbers, "first reason", right=numbers)
     rows = []
     for row, (before, after) in zip(scores.table.slice(0, 8).to_pylist(), followed[:8], strict=True):
         name, category = names.of(row["item_id"])
         potential = f"{row['potential']:.0%} ({row['lower']:.0%}–{row['upper']:.0%})"
-        rows.append(
-            [name, category, potential, row["grade"], f"{before:.0f}", f"{after:.0f}", row["reasons"]]
-        )
-        table.add_row(*rows[-1])
+        said = [potential, row["grade"], f"{before:.0f}", f"{after:.0f}"]
+        rows.append([name, category, *said, row["reasons"]])
+        table.add_row(name[:24], *said, row["reasons"].partition(";")[0])
     console.print(table)
     report.table(title, columns, rows)
     top = np.array(followed[:50])
@@ -317,7 +317,7 @@ def _live_platform(folder: Path, console: Console, report: Report, tracker: Trac
     names = _Names(dataset)
     trained = _trained(dataset, folder / "bundle", console, report, tracker)
     if trained.hot is not None:
-        show_hot(console, trained.hot, k=5)
+        show_hot(console, trained.hot, k=5, name=lambda item_id: names.of(item_id)[0])
     recommender = Recommender.load(trained.bundle)
     counts = np.bincount(dataset.events.user_idx, minlength=len(dataset.users))
     user_id = dataset.users.ids.one(int(np.argsort(-counts, kind="stable")[10]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -9,6 +10,7 @@ from rich.table import Table
 
 from recsys.evaluation.bootstrap import Interval
 from recsys.evaluation.table import ALL, Row
+from recsys.types import ExternalId
 
 if TYPE_CHECKING:
     from recsys.data.prepare import PrepareSummary
@@ -150,8 +152,10 @@ def show_trained(console: Console, trained: Trained) -> None:
     console.print(f"bundle in {trained.bundle}")
 
 
-def show_hot(console: Console, scores: HotScores, *, k: int = 10) -> None:
-    """The k best products with grade, bounds and reasons."""
+def show_hot(
+    console: Console, scores: HotScores, *, k: int = 10, name: Callable[[ExternalId], str] = str
+) -> None:
+    """The k best products, named by `name`, with grade, bounds and the first reason."""
     for first, last in scores.gaps:
         console.print(f"the log has nothing from {first} to {last}: left out of all rates", style="yellow")
     table = grid(
@@ -161,17 +165,18 @@ def show_hot(console: Console, scores: HotScores, *, k: int = 10) -> None:
         "potential",
         "range",
         "grade",
-        "reasons",
+        "first reason",
         right=("rank", "potential"),
+        whole=("range", "grade"),
     )
     for row in scores.table.slice(0, k).to_pylist():
         bounds = f"{row['lower']:.0%}–{row['upper']:.0%}"
         table.add_row(
             str(row["rank"]),
-            str(row["item_id"]),
+            name(row["item_id"]),
             f"{row['potential']:.1%}",
             bounds,
             row["grade"],
-            row["reasons"],
+            row["reasons"].partition(";")[0],
         )
     console.print(table)
