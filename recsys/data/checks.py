@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import ibis
 
+from recsys.data.engine import UNREADABLE_LINE
 from recsys.data.logs import RawTable, any_of, typed
 from recsys.data.schema import EVENT_NAMES, NEEDS_ITEM, Kind, Table
 
@@ -90,7 +91,7 @@ _DTYPES = {
 def _features(table: RawTable) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if table.schema.name == "events":
         return (), ()
-    reserved = {"known_at", REASON}
+    reserved = {"known_at", REASON, UNREADABLE_LINE}
     extra = [n for n in table.data.columns if table.schema.column(n) is None and n not in reserved]
     readable = [
         name
@@ -119,6 +120,10 @@ def _key(schema: Table) -> str | None:
 def _first_reason(schema: Table, rows: ir.Table, now: datetime) -> ir.Column:
     """The first reason that applies to a row, null where none does."""
     reasons: list[tuple[ir.BooleanColumn, str]] = []
+    line = f"{RAW}{UNREADABLE_LINE}"
+    if line in rows.columns:
+        unreadable = "the line does not have the header's columns, or is not UTF-8 text"
+        reasons.append((rows[line].notnull(), unreadable))
     for column in schema.columns:
         value = rows[column.name]
         present = f"{RAW}{column.name}" in rows.columns

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import ibis
 
-from recsys.data.engine import Engine
+from recsys.data.engine import UNREADABLE_LINE, Engine
 from recsys.data.schema import TABLES, Kind, Table
 from recsys.errors import DataError
 
@@ -105,7 +105,7 @@ def _read(schema: Table, source: Path, files: list[Path], csv: bool, engine: Eng
 def _text_types(schema: Table, data: ir.Table) -> tuple[dict[str, str], frozenset[str]]:
     """What the text columns of a CSV hold. An id column is int64 only if every value is spelt as one."""
     ids = [name for name in data.columns if (c := schema.column(name)) is not None and c.kind is Kind.ID]
-    features = [name for name in data.columns if schema.column(name) is None]
+    features = [n for n in data.columns if schema.column(n) is None and n != UNREADABLE_LINE]
     checks: dict[str, ir.BooleanScalar] = {}
     for name in ids:
         text = data[name]

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from recsys.data.checks import REASON, check
 from recsys.data.dataset import FORMAT_VERSION, MANIFEST, to_us
-from recsys.data.engine import Engine, EngineName, open_engine
+from recsys.data.engine import UNREADABLE_LINE, Engine, EngineName, open_engine
 from recsys.data.logs import RawTable, read_logs, typed
 from recsys.data.schema import TABLES, Kind
 from recsys.data.tombstones import forgotten, tombstone
@@ -206,6 +206,10 @@ def _without_forgotten(raw: dict[str, RawTable], marks: frozenset[str]) -> dict[
         gone = [value for value in known if value is not None and tombstone(value) in marks]
         if gone:
             data = raw[name].data.filter(user_id.isnull() | user_id.notin(gone))
+            if UNREADABLE_LINE in data.columns:
+                # Whose line it is cannot be read, so it may be theirs.
+                withheld = ibis.ifelse(data[UNREADABLE_LINE].isnull(), ibis.null("string"), "withheld")
+                data = data.mutate(**{UNREADABLE_LINE: withheld})
             kept[name] = replace(raw[name], data=data)
     return kept
 

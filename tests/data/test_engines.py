@@ -35,6 +35,8 @@ def test_both_engines_write_the_same_rows(tmp_path, monkeypatch, kind):
     if kind == "csv":
         (logs / "events.parquet").unlink()
         events.to_csv(logs / "events.csv", index=False)
+        with (logs / "events.csv").open("a") as file:
+            file.write("too,few,cells\n" + "," * len(events.columns) + "one too many\n")
     else:
         events.to_parquet(logs / "events.parquet", index=False)
     summaries = [prepare(logs, tmp_path / engine, engine=engine) for engine in ("duckdb", "spark")]
@@ -44,5 +46,7 @@ def test_both_engines_write_the_same_rows(tmp_path, monkeypatch, kind):
         )
         assert sorted(duckdb.column_names) == sorted(spark.column_names)
         assert duckdb.to_pylist() == spark.select(duckdb.column_names).to_pylist(), table
-    assert summaries[0].quarantined[0].reason == summaries[1].quarantined[0].reason
+    faults = [{fault.reason: fault.rows for fault in summary.quarantined} for summary in summaries]
+    assert faults[0] == faults[1]
+    assert sum(faults[0].values()) == (3 if kind == "csv" else 1)
     assert summaries[0].fingerprint == summaries[1].fingerprint

@@ -73,7 +73,7 @@ class TestRefusals:
         (tmp_path / "logs").mkdir()
         text = b"user_id,event,timestamp,item_id\n\xe9,view,2024-01-01,a\n"
         (tmp_path / "logs" / "events.csv").write_bytes(text)
-        with pytest.raises(DataError, match=r"cannot be read: .*(utf-8|unicode|encod)"):
+        with pytest.raises(DataError, match=r"events\.csv: every row breaks the contract.*not UTF-8"):
             prepare(tmp_path / "logs", tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
@@ -150,10 +150,56 @@ class TestQuarantine:
                 "event": "view",
                 "timestamp": "yesterday",
                 "item_id": "2",
+                "unreadable_line": None,
                 "reason": "timestamp cannot be read as a time",
             }
         ]
         assert "yesterday" in summary.quarantined[0].example
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            b"u9,view,2024-01-01",
+            b"u9,view,2024-01-01,x,one,too many",
+            b'u9,view,2024-01-01,"bad"quote"',
+            b"u9,view,2024-01-01,\xff\xfe",
+        ],
+        ids=["too few cells", "too many cells", "a stray quote", "not UTF-8"],
+    )
+    @pytest.mark.parametrize("place", [0, 1, 2])
+    def test_a_line_that_is_no_row_is_set_aside_and_the_rest_used(self, tmp_path, line, place):
+        lines = [b'u1,view,2024-01-01,"a, b"', b'u2,view,2024-01-02,"two\nlines"']
+        lines.insert(place, line)
+        logs = csv_logs(tmp_path / "logs", "")
+        (logs / "events.csv").write_bytes(b"\n".join([b"user_id,event,timestamp,item_id", *lines, b""]))
+        summary = prepare(logs, tmp_path / "out")
+        dataset = Dataset.load(tmp_path / "out")
+        assert dataset.users.ids.keys.to_pylist() == ["u1", "u2"]
+        assert dataset.items.ids.keys.to_pylist() == ["a, b", "two\nlines"]
+        assert (summary.quarantined[0].rows, len(summary.quarantined)) == (1, 1)
+        (kept,) = pq.read_table(tmp_path / "out" / "quarantine" / "events.parquet").to_pylist()
+        assert kept["unreadable_line"].startswith("u9,view,2024-01-01")
+        assert "does not have the header's columns" in kept["reason"]
+
+    @pytest.mark.parametrize(
+        ("header", "message"),
+        [
+            ("user_id,event,timestamp,item_id,event", "column 5 of the header is also column 2, 'event'"),
+            ("user_id,event,,item_id", "column 3 of the header has no name"),
+            ("", "the first line is empty"),
+        ],
+    )
+    def test_a_header_that_names_no_columns(self, tmp_path, header, message):
+        logs = csv_logs(tmp_path / "logs", f"{header}\n1,view,2024-01-01,2\n")
+        with pytest.raises(DataError, match=message):
+            prepare(logs, tmp_path / "out")
+
+    def test_windows_line_ends_a_byte_order_mark_and_blank_lines_do_no_harm(self, tmp_path):
+        text = "\ufeffuser_id,event,timestamp,item_id\r\n1,view,2024-01-01,2\r\n\r\n3,view,2024-01-01,4\r\n"
+        logs = csv_logs(tmp_path / "logs", "")
+        (logs / "events.csv").write_bytes(text.encode())
+        summary = prepare(logs, tmp_path / "out")
+        assert (summary.rows["events"], summary.quarantined) == (2, ())
 
     def test_of_events_with_one_id_the_earliest_stays(self, tmp_path, run):
         later = (DAY + timedelta(hours=1)).isoformat()
@@ -305,6 +351,14 @@ def test_forgotten_people_leave_no_trace(tmp_path):
     prepare(logs, tmp_path / "out")
     dataset = Dataset.load(tmp_path / "out")
     assert dataset.users.ids.keys.to_pylist() == ["stays"]
+    assert not any(b"goes" in path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+
+
+def test_a_line_that_may_be_of_a_forgotten_person_is_not_kept(tmp_path):
+    text = "user_id,event,timestamp,item_id\nstays,view,2024-01-01,2\ngoes,view,2024-01-01,2\ngoes,view\n"
+    logs = csv_logs(tmp_path / "logs", text)
+    forget(tmp_path, "goes")
+    assert prepare(logs, tmp_path / "out").quarantined[0].rows == 1
     assert not any(b"goes" in path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
 
 
