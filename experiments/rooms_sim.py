@@ -123,7 +123,6 @@ def run(world: str, seed: int) -> list[dict[str, object]]:
         fitted_s = time.perf_counter() - started
         log = Dataset.whole(Path(scratch) / "dataset")
         ids = KnownIds(before.users.ids, before.items.ids, before.streamers.ids)
-        assert model.examples is not None
         counting = tuned_visit_count(model.examples, scorer.state_params, scorer.content)
         rankers: dict[str, RoomRanker] = {
             "popularity now": PopularNow(scorer.state_params, scorer.content),

@@ -231,16 +231,22 @@ def evaluate(bundle: BundleDir, dataset: DatasetDir) -> None:
     """
     from recsys.bundle import open_bundle
     from recsys.data.dataset import Dataset
-    from recsys.reports import show_comparison
+    from recsys.reports import SHOWN_ROOMS, show_comparison
     from recsys.types import Target
     from training.config import TrainingConfig
     from training.judging import run_trial
+    from training.room_judging import run_room_trial
 
     opened = open_bundle(bundle)
     settings = TrainingConfig.from_dict(opened.config, f"{bundle}/manifest.json")
+    log = Dataset.load(dataset)
     with _progress() as report:
-        trial = run_trial(settings, Dataset.load(dataset), Target.ITEM, progress=report)
-    show_comparison(console, trial.comparison.rows, segments=True)
+        if len(log.items):
+            rows = run_trial(settings, log, Target.ITEM, progress=report).comparison.rows
+            show_comparison(console, rows, segments=True)
+        if len(log.rooms) and settings.rooms.enabled is not False:
+            rows = run_room_trial(settings, log, progress=report).rows
+            show_comparison(console, rows, segments=True, what="Rooms live at a visit", shown=SHOWN_ROOMS)
 
 
 @app.command()
@@ -250,6 +256,9 @@ def promote(
     set_: Overrides = None,
 ) -> None:
     """Make a run's model the champion if it is better by more than chance; says why if not.
+
+    A guard stands in the way where its metric is worse by more than chance or, for one over all lists at once
+    such as coverage, by more than its tolerance: see `promote` in configs/default.yaml.
 
     Example: recsys promote challenger
     """

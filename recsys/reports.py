@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -27,6 +27,8 @@ SHOWN = {
     "coverage@20": "coverage",
     "head_share@20": "to top 1 %",
 }
+#: The same of rooms.
+SHOWN_ROOMS = {"ndcg@10": "NDCG@10", "recall@10": "recall@10", "mrr@10": "MRR@10", "coverage@10": "coverage"}
 #: Quarantine reasons shown in full; the rest is in the Dataset's manifest.
 MAX_REASONS = 12
 
@@ -107,14 +109,21 @@ def show_prepared(console: Console, summary: PrepareSummary) -> None:
     console.print(f"Dataset in {summary.path}")
 
 
-def show_comparison(console: Console, rows: list[Row], *, segments: bool = False) -> None:
+def show_comparison(
+    console: Console,
+    rows: list[Row],
+    *,
+    segments: bool = False,
+    what: str = "Products",
+    shown: Mapping[str, str] = SHOWN,
+) -> None:
     """Every model beside every other, over all judged users and, if asked, by segment."""
     overall = [row for row in rows if row.segment == ALL]
-    if not overall:
+    metrics = [metric for metric in shown if overall and metric in overall[0].values]
+    if not metrics:
         return
-    title = f"Test window, {overall[0].n_users:,} users: means, with the 95 % interval of NDCG@20"
-    metrics = [metric for metric in SHOWN if metric in overall[0].values]
-    heads = tuple(SHOWN[metric] for metric in metrics)
+    heads = tuple(shown[metric] for metric in metrics)
+    title = f"{what}, test window, {overall[0].n_users:,} users: means, with the 95 % interval of {heads[0]}"
     table = grid(title, "model", *heads, right=heads, whole=("model",))
     for row in overall:
         first, *rest = (row.values[metric] for metric in metrics)
@@ -124,8 +133,8 @@ def show_comparison(console: Console, rows: list[Row], *, segments: bool = False
         return
     for segment in dict.fromkeys(row.segment for row in rows if row.segment != ALL):
         inside = [row for row in rows if row.segment == segment]
-        metrics = [metric for metric in ("ndcg@20", "recall@20") if metric in inside[0].values]
-        heads = tuple(SHOWN[metric] for metric in metrics)
+        metrics = [metric for metric in shown if metric in inside[0].values][:2]
+        heads = tuple(shown[metric] for metric in metrics)
         table = grid(
             f"{segment}, {inside[0].n_users:,} users", "model", *heads, right=heads, whole=("model",)
         )
@@ -137,11 +146,7 @@ def show_comparison(console: Console, rows: list[Row], *, segments: bool = False
 def show_trained(console: Console, trained: Trained) -> None:
     """The comparison, what was left out, how long it took, and where things are."""
     show_comparison(console, trained.rows)
-    if trained.rooms is not None and trained.rooms.ndcg_both == trained.rooms.ndcg_both:
-        console.print(
-            f"Rooms, NDCG@10 among the live ones on validation, by which the model was chosen: decayed visit "
-            f"count {trained.rooms.ndcg_baseline:.3f}, model {trained.rooms.ndcg_both:.3f}"
-        )
+    show_comparison(console, trained.room_rows, what="Rooms live at a visit", shown=SHOWN_ROOMS)
     for note in trained.notes:
         console.print(f"note: {note}", style="yellow", highlight=False, markup=False)
     console.print(

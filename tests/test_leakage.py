@@ -10,7 +10,7 @@ import pytest
 
 from recsys.data.dataset import Dataset
 from recsys.data.prepare import prepare
-from recsys.models.collaborative import ALS, ALSParams, ItemKNN
+from recsys.models.collaborative import ALS, BPR, ALSParams, BPRParams, ItemKNN
 from recsys.models.fusion_training import item_table
 from recsys.models.history_models import CoVisitation, Repeat, SimilarItems
 from recsys.models.popular import Popular
@@ -18,6 +18,9 @@ from recsys.models.two_tower import TwoTower, TwoTowerParams
 from recsys.rooms.model import RoomModel, RoomParams, state_at_end
 from recsys.types import Target
 from tests.conftest import write_logs
+from training.config import TrainingConfig
+from training.judging import run_trial
+from training.room_judging import run_room_trial
 
 CUT = datetime(2024, 3, 1, tzinfo=UTC)
 DAYS = 20
@@ -103,6 +106,13 @@ def test_als(datasets, target):
 
 
 @pytest.mark.parametrize("target", list(Target))
+def test_bpr(datasets, target):
+    params = BPRParams(factors=8, iterations=3, threads=1, device="cpu")
+    ends, goes_on = (scores(BPR(params, target=target), dataset) for dataset in datasets)
+    np.testing.assert_array_equal(ends, goes_on)
+
+
+@pytest.mark.parametrize("target", list(Target))
 def test_two_tower(datasets, target):
     params = TwoTowerParams(dim=8, steps=20, batch_size=128, uniform_negatives=16)
     models = [TwoTower(params, target=target, device="cpu").fit(dataset) for dataset in datasets]
@@ -131,6 +141,40 @@ def test_what_the_combiner_knows_of_targets(datasets, target):
     ends, goes_on = (item_table(dataset, target) for dataset in datasets)
     for name in vars(ends):
         np.testing.assert_array_equal(getattr(ends, name), getattr(goes_on, name), err_msg=name)
+
+
+def test_a_whole_run_with_its_combiner(datasets):
+    """Windows, folds, combiner and comparison; the log's end is the moment at which both are seen."""
+    config = TrainingConfig.load(
+        None,
+        [
+            "device=cpu",
+            "models.als.params.factors=8",
+            "models.two_tower.params.dim=8",
+            "models.two_tower.params.epochs=1",
+            "fusion.params.min_users=10",
+            "fusion.params.max_epochs=2",
+            "evaluation.samples=100",
+        ],
+    )
+    ends, goes_on = (run_trial(config, dataset, Target.ITEM) for dataset in datasets)
+    assert ends.split == goes_on.split
+    assert ends.fusion == goes_on.fusion
+    assert ends.combiner is not None
+    assert goes_on.combiner is not None
+    assert ends.combiner.network is not None
+    for name, weights in vars(ends.combiner.network).items():
+        np.testing.assert_array_equal(weights, getattr(goes_on.combiner.network, name), err_msg=name)
+    assert repr(ends.comparison.rows) == repr(goes_on.comparison.rows)
+
+
+def test_rooms_judged_over_the_window(datasets):
+    config = TrainingConfig.load(None, ["rooms.params.fewest=100", "evaluation.samples=100"])
+    # On noise the share of visits that the network puts first says little, but it says the same.
+    ends, goes_on = (run_room_trial(config, dataset) for dataset in datasets)
+    assert ends.chosen == goes_on.chosen
+    assert repr(ends.rows) == repr(goes_on.rows)
+    assert len(ends.found.judged) > 20
 
 
 def test_the_comparison_can_fail(datasets):

@@ -24,7 +24,7 @@ from recsys.models.history_models import CoVisitationParams, RepeatParams, Simil
 from recsys.models.popular import PopularParams
 from recsys.models.two_tower_params import TwoTowerParams
 from recsys.rooms.model import RoomParams
-from recsys.types import Behaviour, Params
+from recsys.types import Behaviour, Params, Target
 from training.config_errors import explain
 
 P = TypeVar("P", bound=Params)
@@ -65,6 +65,7 @@ class Evaluation(Params):
         k: lengths of list that every metric is taken at.
         samples: resamplings behind an interval.
         max_users: judge a random sample of this many users; null judges all.
+        max_visits: rooms are judged by at most so many visits, one of each user.
         segments: user columns by which the figures are also split; one that the log lacks is left out.
         hot_backtest: whether the hot-item potential is judged too: one fit before the last half of the log,
             and what it would have said every week of it.
@@ -73,6 +74,7 @@ class Evaluation(Params):
     k: tuple[int, ...] = (10, 20, 50)
     samples: int = Field(default=1000, ge=100)
     max_users: int | None = Field(default=None, ge=1)
+    max_visits: int = Field(default=3_000, ge=1)
     segments: tuple[str, ...] = ("age_band", "gender", "city_tier", "income_band")
     hot_backtest: bool = True
 
@@ -105,17 +107,23 @@ class TrackingParams(Params):
 class Guard(Params):
     """A metric that a new champion must not make worse.
 
+    A metric of each user falls where it is worse by more than chance. One over all lists at once, such as
+    coverage, has no interval: what it may lose is its tolerance.
+
     Attributes:
+        target: of the lists of products, or of live rooms; a log without rooms passes those of rooms.
         metric: as in the comparison table, for example `coverage@20`.
         segment: only these users, for example `new`; null is everybody.
         better: which way is better.
         tolerance: how much worse it may be, as a share of the champion's value.
     """
 
+    target: Target = Target.ITEM
+
     metric: str = Field(pattern=r"^(recall|ndcg|mrr|hit_rate|coverage|novelty|head_share)@[1-9][0-9]*$")
     segment: str | None = None
     better: Literal["higher", "lower"] = "higher"
-    tolerance: float = Field(default=0.05, ge=0, le=1)
+    tolerance: float = Field(default=0.0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _segment_has_values(self) -> Self:
@@ -128,7 +136,8 @@ class PromoteParams(Params):
     """What a challenger must show to become champion.
 
     Attributes:
-        metric: the gate, a metric of each user: the challenger's must be better by more than chance.
+        metric: the gate, a metric of each user: the challenger's must be better by more than chance. It is
+            taken over the lists of products, or of live rooms where a log has no products.
         guards: what must not fall.
         samples: resamplings behind the paired interval.
         min_users: with fewer judged users nothing is promoted: their interval means little.
@@ -136,9 +145,10 @@ class PromoteParams(Params):
 
     metric: str = Field(default="ndcg@20", pattern=r"^(recall|ndcg|mrr|hit_rate)@[1-9][0-9]*$")
     guards: tuple[Guard, ...] = (
-        Guard(metric="recall@20", segment="new", tolerance=0.05),
-        Guard(metric="coverage@20", tolerance=0.2),
-        Guard(metric="head_share@20", better="lower", tolerance=0.2),
+        Guard(metric="recall@20", segment="new"),
+        Guard(metric="coverage@20", tolerance=0.05),
+        Guard(metric="head_share@20", better="lower", tolerance=0.05),
+        Guard(target=Target.ROOM, metric="ndcg@20"),
     )
     samples: int = Field(default=2000, ge=100)
     min_users: int = Field(default=30, ge=1)

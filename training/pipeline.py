@@ -33,7 +33,8 @@ from training.config import TrainingConfig
 from training.export import product_sections
 from training.judging import Trial, fused_sources, run_trial
 from training.plots import comparison_figure, learning_curve_figure, reliability_figure, segments_figure
-from training.promote import ANSWER, BASELINE, record_result
+from training.promote import ANSWER, BASELINE, Results, record_result
+from training.room_judging import POPULAR_NOW, ROOM_MODEL, RoomTrial, room_result, run_room_trial
 from training.tracking import Run, Tracker
 from training.window_result import WindowResult
 
@@ -53,6 +54,7 @@ class Trained:
         run_id: in MLflow; None where nothing was tracked.
         rows: the comparison table of products over the test window; empty where the log was too short.
         hot: the hot list as of the end of the log; None with the reason in `notes`.
+        room_rows: the same of live rooms.
         rooms: how the room model's fit went; None where there is none.
         notes: what was left out and why, in words.
         seconds: wall-clock time by stage.
@@ -61,6 +63,7 @@ class Trained:
     bundle: Path
     run_id: str | None
     rows: list[Row]
+    room_rows: list[Row]
     hot: HotScores | None
     rooms: RoomReport | None
     notes: tuple[str, ...]
@@ -105,20 +108,26 @@ def train(
             return _Job(config, dataset, out, progress).run(run)
 
 
-def refit(config: TrainingConfig, dataset_path: Path, cut_off: datetime) -> WindowResult:
+def refit(config: TrainingConfig, dataset_path: Path, cut_off: datetime) -> Results:
     """How a configuration does when fitted up to a cut-off: see `training.promote.Refit`.
 
     Raises:
         DataError: the configuration's test window does not begin at the cut-off.
     """
     dataset = Dataset.load(dataset_path)
-    trial = run_trial(config, dataset, Target.ITEM)
-    if from_us(trial.split.test.fit_end_us) != cut_off:
-        raise DataError(
-            f"{dataset_path}: its test window begins after {from_us(trial.split.test.fit_end_us)}, "
-            f"not after {cut_off}: the data has changed since; train the challenger again"
-        )
-    return _result(trial, dataset, _answer_name(trial))
+    results: dict[Target, WindowResult] = {}
+    if len(dataset.items):
+        trial = run_trial(config, dataset, Target.ITEM)
+        results[Target.ITEM] = _result(trial, dataset, _answer_name(trial))
+    if len(dataset.rooms) and config.rooms.enabled is not False:
+        results[Target.ROOM] = room_result(run_room_trial(config, dataset), dataset, ROOM_MODEL)
+    for result in results.values():
+        if from_us(result.window.fit_end_us) != cut_off:
+            raise DataError(
+                f"{dataset_path}: its test window begins after {from_us(result.window.fit_end_us)}, "
+                f"not after {cut_off}: the data has changed since; train the challenger again"
+            )
+    return results
 
 
 class _Job:
@@ -135,6 +144,7 @@ class _Job:
         self.checkpoints = out.parent / f".{out.name}.checkpoints"
         self.notes: list[str] = []
         self.rooms: RoomReport | None = None
+        self.room_trial: RoomTrial | None = None
         self.hot_report: BacktestReport | None = None
         self.seconds: dict[str, float] = {}
 
@@ -153,14 +163,16 @@ class _Job:
                 sections["hot"] = hot_section(hot.table.slice(0, HOT_DEPTH).select(_HOT_COLUMNS))
         else:
             sections |= product_sections(self.dataset, [], None)
-        if len(self.dataset.rooms):
+        if len(self.dataset.rooms) and self.config.rooms.enabled is not False:
+            self.room_trial = self._timed("evaluate rooms", self._judge_rooms)
             sections |= self._timed("rooms", self._rooms)
         rows = [] if trial is None else trial.comparison.rows
+        room_rows = [] if self.room_trial is None else self.room_trial.rows
         bundle = write_bundle(
             self.out,
             sections=sections,
             config=self.config.to_dict(),
-            metrics=_metrics(rows),
+            metrics=_metrics(rows) | _room_metrics(room_rows),
             model_version=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{self.dataset.fingerprint[:8]}",
             mlflow_run_id=None if run is None else run.id,
         )
@@ -168,7 +180,7 @@ class _Job:
         if run is not None:
             self._timed("record", lambda: self._record(run, trial, bundle))
         run_id = None if run is None else run.id
-        return Trained(bundle, run_id, rows, hot, self.rooms, tuple(self.notes), self.seconds)
+        return Trained(bundle, run_id, rows, room_rows, hot, self.rooms, tuple(self.notes), self.seconds)
 
     def _timed(self, stage: str, work: Any) -> Any:
         begin = time.perf_counter()
@@ -227,14 +239,20 @@ class _Job:
             self._note(f"hot list not judged: {error}")
             return None
 
+    def _judge_rooms(self) -> RoomTrial | None:
+        try:
+            return run_room_trial(self.config, self.dataset, progress=self.progress)
+        except (DataError, ModelError) as error:
+            self._note(f"rooms not evaluated: {error}")
+            return None
+
     def _rooms(self) -> dict[str, Section]:
         """The room model, and the live state as of the end of the log."""
         dataset = self.dataset
-        if self.config.rooms.enabled is False:
-            return {}
         model = RoomModel(self.config.rooms.params)
+        chosen = None if self.room_trial is None else self.room_trial.chosen
         try:
-            scorer = model.fit(dataset, progress=self.progress)
+            scorer = model.fit(dataset, chosen=chosen, progress=self.progress)
         except ModelError as error:
             if self.config.rooms.enabled is True:
                 raise
@@ -242,7 +260,7 @@ class _Job:
             return {}
         self.rooms = model.report
         if scorer.network is None:
-            n = 0 if model.report is None else model.report.examples
+            n = model.report.examples
             self._note(
                 f"rooms are ranked by decayed visits: {n} visits are too few to learn from, or no gain"
             )
@@ -262,6 +280,8 @@ class _Job:
             run.log_figure("hot_reliability", reliability_figure(self.hot_report.reliability))
         if trial is not None:
             self._record_trial(run, trial)
+        if self.room_trial is not None:
+            self._record_room_trial(run, self.room_trial)
         run.register(bundle)
 
     def _record_trial(self, run: Run, trial: Trial) -> None:
@@ -279,6 +299,13 @@ class _Job:
         run.log_figure("segments", segments_figure(rows, "recall@20", model=answer))
         if trial.learning_curve:
             run.log_figure("learning_curve", learning_curve_figure(trial.learning_curve))
+
+    def _record_room_trial(self, run: Run, trial: RoomTrial) -> None:
+        run.log_metrics(_room_metrics(trial.rows))
+        run.log_table("comparison_rooms", comparison_table(trial.rows))
+        record_result(run, ANSWER, room_result(trial, self.dataset, ROOM_MODEL))
+        record_result(run, BASELINE, room_result(trial, self.dataset, POPULAR_NOW))
+        run.log_figure("comparison_rooms", comparison_figure(trial.rows, self.config.promote.metric))
 
 
 def _answer_name(trial: Trial) -> str:
@@ -307,6 +334,10 @@ def _metrics(rows: Sequence[Row]) -> dict[str, float]:
         if row.segment == ALL
         for metric, value in row.values.items()
     }
+
+
+def _room_metrics(rows: Sequence[Row]) -> dict[str, float]:
+    return {f"rooms.{name}": value for name, value in _metrics(rows).items()}
 
 
 def comparison_table(rows: Sequence[Row]) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from its own configuration up to the challenger's cut-off, so that neither has s
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ import pandas as pd
 from recsys.data.dataset import from_us
 from recsys.errors import ConfigError, DataError
 from recsys.evaluation.bootstrap import Interval, bootstrap, paired_bootstrap
+from recsys.types import Target
 from training.config import Guard, PromoteParams, TrainingConfig
 from training.tracking import DATA_PATH, ModelVersion, Run, Tracker
 from training.window_result import WindowResult
@@ -27,8 +28,10 @@ from training.window_result import WindowResult
 ANSWER = "answer"
 BASELINE = "popular"
 
+#: How one fit did with each kind of list that it makes.
+Results = Mapping[Target, WindowResult]
 #: refit(config, dataset_path, cut_off): fit on what was known before the cut-off, judge in the window behind.
-Refit = Callable[[TrainingConfig, Path, datetime], WindowResult]
+Refit = Callable[[TrainingConfig, Path, datetime], Results]
 
 
 @dataclass(frozen=True)
@@ -89,17 +92,18 @@ def record_result(run: Run, name: str, result: WindowResult) -> None:
     """Keep a result with its run: `ANSWER` for what the bundle answers, `BASELINE` for popularity."""
     with tempfile.TemporaryDirectory(prefix="recsys-") as folder:
         result.write(Path(folder))
-        run.log_files(Path(folder), _folder(name))
+        run.log_files(Path(folder), f"{_folder(name)}/{result.window.target}")
 
 
-def recorded_result(tracker: Tracker, run_id: str, name: str) -> WindowResult:
-    """A result that a run kept.
+def recorded_results(tracker: Tracker, run_id: str, name: str) -> Results:
+    """The results that a run kept under a name, products first.
 
     Raises:
         RecsysError: the run kept none of that name.
     """
     with tracker.files(run_id, _folder(name)) as folder:
-        return WindowResult.read(folder)
+        kept = {target: folder / target for target in Target}
+        return {target: WindowResult.read(path) for target, path in kept.items() if path.is_dir()}
 
 
 def promote(
@@ -123,17 +127,17 @@ def promote(
         reason = f"Version {version.number} is the champion already."
         return PromotionDecision(False, version, f"version {version.number}", (), (reason,))
     config = tracker.config(version.run_id)
-    mine = recorded_result(tracker, version.run_id, ANSWER)
+    mine = recorded_results(tracker, version.run_id, ANSWER)
     if champion is None:
         rival_name, setting = (
             "decayed popularity",
             "There is no champion yet: decayed popularity must be beaten.",
         )
-        rival = recorded_result(tracker, version.run_id, BASELINE)
+        rival = recorded_results(tracker, version.run_id, BASELINE)
     else:
         rival_name = f"champion version {champion.number}"
         rival, setting = _champion_over(mine, champion, tracker, version, config, refit)
-    if not mine.compares_with(rival):
+    if not _comparable(mine, rival):
         raise DataError(
             f"{rival_name} was judged by other users or another window than version {version.number}: "
             "the data has changed since; train the challenger again"
@@ -155,17 +159,17 @@ def promote(
 
 
 def _champion_over(
-    mine: WindowResult,
+    mine: Results,
     champion: ModelVersion,
     tracker: Tracker,
     version: ModelVersion,
     config: TrainingConfig,
     refit: Refit,
-) -> tuple[WindowResult, str]:
-    """The champion's result over the challenger's window, and how it was come by."""
-    own = recorded_result(tracker, champion.run_id, ANSWER)
-    cut_off = from_us(mine.window.fit_end_us)
-    if own.compares_with(mine):
+) -> tuple[Results, str]:
+    """The champion's results over the challenger's window, and how they were come by."""
+    own = recorded_results(tracker, champion.run_id, ANSWER)
+    cut_off = from_us(_first(mine).window.fit_end_us)
+    if _comparable(mine, own):
         return own, (
             f"Compared with champion version {champion.number} over the same test window: "
             f"both fits end at {cut_off:%Y-%m-%d %H:%M} UTC, before it."
@@ -178,17 +182,40 @@ def _champion_over(
     )
 
 
-def compare(mine: WindowResult, rival: WindowResult, params: PromoteParams) -> tuple[Check, ...]:
-    """The gate, then the guards, of two results over the same users.
+def compare(mine: Results, rival: Results, params: PromoteParams) -> tuple[Check, ...]:
+    """The gate, then the guards, of two fits judged by the same users.
 
     The gate passes if the lower bound of the mean difference is above 0. A guard fails if the value is worse
     by more than its tolerance and, for a metric with a value a user, that is not explained by chance or by
-    too few users.
+    too few users. A guard of lists that neither makes is left out.
 
     Raises:
         ConfigError: a metric that the results do not hold.
     """
-    return (_gate(mine, rival, params), *(_guard(mine, rival, guard, params) for guard in params.guards))
+    checks = [_gate(_first(mine), rival[next(iter(mine))], params)]
+    for guard in params.guards:
+        if guard.target in mine and guard.target in rival:
+            checks.append(_guard(mine[guard.target], rival[guard.target], guard, params))
+        elif guard.target in rival:
+            nothing = Interval(float("nan"), float("nan"), float("nan"))
+            reason = f"{_name_of(guard)}: the challenger was not judged by it, its rival was."
+            checks.append(Check(_name_of(guard), float("nan"), float("nan"), nothing, False, reason))
+    return tuple(checks)
+
+
+def _comparable(mine: Results, rival: Results) -> bool:
+    """Whether what both were judged by is the same; one may make lists that the other does not."""
+    both = [target for target in mine if target in rival]
+    return next(iter(mine)) in both and all(mine[target].compares_with(rival[target]) for target in both)
+
+
+def _first(results: Results) -> WindowResult:
+    return next(iter(results.values()))
+
+
+def _name_of(guard: Guard) -> str:
+    whose = "" if guard.segment is None else f" of {guard.segment} users"
+    return f"{guard.metric}{whose}{' of rooms' if guard.target is Target.ROOM else ''}"
 
 
 def _gate(mine: WindowResult, rival: WindowResult, params: PromoteParams) -> Check:
@@ -209,7 +236,7 @@ def _gate(mine: WindowResult, rival: WindowResult, params: PromoteParams) -> Che
 
 
 def _guard(mine: WindowResult, rival: WindowResult, guard: Guard, params: PromoteParams) -> Check:
-    name = guard.metric if guard.segment is None else f"{guard.metric} of {guard.segment} users"
+    name = _name_of(guard)
     if guard.metric in mine.overall and guard.metric in rival.overall:
         a, b = mine.overall[guard.metric], rival.overall[guard.metric]
         difference = Interval(a - b, float("nan"), float("nan"))
@@ -236,9 +263,9 @@ def _guard(mine: WindowResult, rival: WindowResult, guard: Guard, params: Promot
     elif too_few:
         ending = "too few users to tell"
     elif by_chance:
-        ending = f"more than the {guard.tolerance:.0%} allowed, but chance explains it"
+        ending = "chance explains the fall"
     else:
-        ending = f"worse by more than the {guard.tolerance:.0%} allowed"
+        ending = "worse" + (f" by more than the {guard.tolerance:.0%} allowed" if guard.tolerance else "")
     reason = f"{_moved(name, a, b)}{spread}: {ending}."
     return Check(name, a, b, difference, within or by_chance, reason)
 

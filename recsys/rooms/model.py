@@ -68,25 +68,33 @@ class RoomModel:
     """Learns which of the live rooms a user enters, from a replay of the log through the live state.
 
     Attributes:
-        scorer: for serving; None before the fit.
-        report: how the fit went; None before it.
-        examples: what was learnt from, for the baselines that are tuned on the same; None before the fit.
+        scorer: for serving.
+        report: how the fit went.
+        examples: what was learnt from, for the baselines that are tuned on the same.
     """
+
+    scorer: RoomScorer
+    report: RoomReport
+    examples: RoomExamples
 
     def __init__(self, params: RoomParams | None = None) -> None:
         self.params = params or RoomParams()
-        self.scorer: RoomScorer | None = None
-        self.report: RoomReport | None = None
-        self.examples: RoomExamples | None = None
 
     def fit(
-        self, dataset: Dataset, *, potential: FloatArray | None = None, progress: Progress | None = None
+        self,
+        dataset: Dataset,
+        *,
+        potential: FloatArray | None = None,
+        chosen: RoomReport | None = None,
+        progress: Progress | None = None,
     ) -> RoomScorer:
         """Fit on everything that the Dataset knows as of its moment.
 
         Args:
             dataset: the log.
             potential: (items,) hot-item potential as of the same moment, NaN where unknown.
+            chosen: what an earlier fit chose on its validation, to be done again on this log without holding
+                anything out; one that had too little to choose by counts for nothing.
             progress: called as progress(done, total, text).
 
         Raises:
@@ -104,7 +112,8 @@ class RoomModel:
             known = attributes_of(
                 content, attributes(dataset.streamers), attributes(dataset.items), attributes(dataset.users)
             )
-            self.report = self._choose(examples, known, progress)
+            settled = chosen is not None and np.isfinite(chosen.ndcg_both)
+            self.report = chosen if chosen and settled else self._choose(examples, known, progress)
             if self.report.ndcg_both > self.report.ndcg_baseline:
                 self._learn(scorer, examples, known, self.report, progress)
         self.scorer = scorer

@@ -148,8 +148,12 @@ def test_hot_writes_the_contract(work, tmp_path):
 def test_evaluate_prints_every_model(work, capsys):
     assert run("evaluate", work / "bundle", work / "dataset") == 0
     printed = capsys.readouterr().out
+    products, _, rooms = printed.partition("Rooms live at a visit, test window")
     for model in ("als", "item_knn", "co_visitation", "popular", "fused", "two_tower"):
-        assert model in printed
+        assert model in products
+    for model in ("popular_now", "visit_count", "room_model"):
+        assert model in rooms
+    assert "streamer new to the user" in rooms
 
 
 def test_promote_says_why(work, capsys):

@@ -17,7 +17,7 @@ from recsys.errors import ConfigError, DataError, RecsysError
 from recsys.evaluation.protocol import activity_segments, evaluate, judge
 from recsys.types import Behaviour, Candidates, Target
 from training.config import Guard, PromoteParams, TrackingParams, TrainingConfig
-from training.promote import ANSWER, BASELINE, compare, promote, record_result, recorded_result
+from training.promote import ANSWER, BASELINE, Results, compare, promote, record_result, recorded_results
 from training.tracking import DATA_PATH, ModelVersion, Tracker
 from training.window_result import JudgedWindow, WindowResult
 
@@ -61,7 +61,11 @@ def result(
     )
 
 
-def no_refit(config: TrainingConfig, dataset_path: Path, cut_off: datetime) -> WindowResult:
+def items(made: WindowResult) -> Results:
+    return {Target.ITEM: made}
+
+
+def no_refit(config: TrainingConfig, dataset_path: Path, cut_off: datetime) -> Results:
     raise AssertionError("the champion's own evaluation is over the same window: nothing is to be fitted")
 
 
@@ -91,6 +95,7 @@ def trained(
     baseline: WindowResult | None = None,
     overrides: tuple[str, ...] = (),
     data: str = "/data/one",
+    rooms: tuple[WindowResult, ...] = (),
 ) -> ModelVersion:
     """A recorded and registered run, as the pipeline leaves one."""
     with tracker.run("train") as run:
@@ -99,6 +104,8 @@ def trained(
         if answer is not None:
             record_result(run, ANSWER, answer)
             record_result(run, BASELINE, baseline or result(0.05, coverage=0.01, head_share=1.0))
+        for name, made in zip((ANSWER, BASELINE), rooms, strict=False):
+            record_result(run, name, made)
         return run.register(bundle)
 
 
@@ -155,7 +162,8 @@ def test_the_champion_is_not_promoted_again(tracker: Tracker, bundle: Path) -> N
 
 
 def check(challenger: WindowResult, guard: Guard, champion: WindowResult | None = None) -> tuple[bool, str]:
-    made = compare(challenger, champion or result(0.10), PromoteParams(guards=(guard,)))[1]
+    params = PromoteParams(guards=(guard,))
+    made = compare(items(challenger), items(champion or result(0.10)), params)[1]
     return made.passed, made.reason
 
 
@@ -196,7 +204,7 @@ def test_a_fall_that_chance_explains_stops_nobody() -> None:
     )
     held, reason = check(challenger, Guard(metric="recall@20", tolerance=0.0), champion)
     assert held
-    assert reason.endswith("more than the 0% allowed, but chance explains it.")
+    assert reason.endswith("chance explains the fall.")
 
 
 def test_a_segment_of_nobody_or_of_a_handful_stops_nobody() -> None:
@@ -208,7 +216,8 @@ def test_a_segment_of_nobody_or_of_a_handful_stops_nobody() -> None:
 
 
 def test_a_handful_of_judged_users_promotes_nobody() -> None:
-    gate = compare(result(0.5, n_users=20), result(0.1, n_users=20), PromoteParams(guards=()))[0]
+    few = (items(result(ndcg, n_users=20)) for ndcg in (0.5, 0.1))
+    gate = compare(*few, PromoteParams(guards=()))[0]
     assert gate.difference.lower > 0
     assert not gate.passed
     assert "20 users are too few to tell, promote.min_users is 30" in gate.reason
@@ -227,13 +236,46 @@ def test_a_failed_guard_is_named_in_the_verdict(tracker: Tracker, bundle: Path) 
     }
 
 
+ROOMS = replace(WINDOW, target="room", goals=("enter",))
+
+
+def of_rooms(ndcg: float) -> WindowResult:
+    return result(ndcg, window=ROOMS)
+
+
+def test_rooms_that_got_worse_stop_better_products(tracker: Tracker, bundle: Path) -> None:
+    tracker.set_champion(trained(tracker, bundle, result(0.10), rooms=(of_rooms(0.5),)))
+    trained(tracker, bundle, result(0.12), rooms=(of_rooms(0.4),))
+    decision = promote("challenger", tracker, refit=no_refit)
+    assert decision.reasons[-1] == "Version 1 stays champion: ndcg@20 of rooms did not hold."
+    trained(tracker, bundle, result(0.12), rooms=(of_rooms(0.5),))
+    assert promote("challenger", tracker, refit=no_refit).promoted
+
+
+def test_a_challenger_that_lost_its_rooms_is_stopped(tracker: Tracker, bundle: Path) -> None:
+    tracker.set_champion(trained(tracker, bundle, result(0.10), rooms=(of_rooms(0.5),)))
+    trained(tracker, bundle, result(0.12))
+    decision = promote("challenger", tracker, refit=no_refit)
+    assert "ndcg@20 of rooms: the challenger was not judged by it, its rival was." in decision.reasons
+    assert not decision.promoted
+
+
+def test_a_log_of_rooms_alone_has_them_as_its_gate(tracker: Tracker, bundle: Path) -> None:
+    worse = trained(tracker, bundle, None, rooms=(of_rooms(0.3), of_rooms(0.4)))
+    assert not promote(worse.run_id, tracker, refit=no_refit).promoted
+    better = trained(tracker, bundle, None, rooms=(of_rooms(0.5), of_rooms(0.4)))
+    decision = promote(better.run_id, tracker, refit=no_refit)
+    assert decision.promoted
+    assert decision.reasons[0] == "There is no champion yet: decayed popularity must be beaten."
+
+
 Refitted = tuple[TrainingConfig, Path, datetime]
 
 
-def recording(made: WindowResult, calls: list[Refitted]) -> Callable[..., WindowResult]:
-    def refit(config: TrainingConfig, dataset_path: Path, cut_off: datetime) -> WindowResult:
+def recording(made: WindowResult, calls: list[Refitted]) -> Callable[..., Results]:
+    def refit(config: TrainingConfig, dataset_path: Path, cut_off: datetime) -> Results:
         calls.append((config, dataset_path, cut_off))
-        return made
+        return items(made)
 
     return refit
 
@@ -307,7 +349,7 @@ def test_a_result_comes_back_as_it_was(tracker: Tracker, bundle: Path, tmp_path:
     made = replace(result(0.1, n_users=3), users=pa.array(["007", "7 b", "é😀,"]))
     with tracker.run("one") as run:
         record_result(run, ANSWER, made)
-    back = recorded_result(tracker, run.id, ANSWER)
+    back = recorded_results(tracker, run.id, ANSWER)[Target.ITEM]
     assert back.compares_with(made)
     assert back.users.to_pylist() == ["007", "7 b", "é😀,"]
     np.testing.assert_array_equal(back.by_user["ndcg@20"], made.by_user["ndcg@20"])
