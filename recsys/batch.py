@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -20,8 +19,8 @@ from recsys.product_sections import read_catalogue
 from recsys.room_sections import read_rooms
 from recsys.rooms.replay import KnownIds, replay
 from recsys.tables import check_out, parse_whole_numbers, read_table, write_table
+from recsys.types import Progress
 
-Progress = Callable[[int, int, str], None]
 _REPORT_EVERY = 200
 
 

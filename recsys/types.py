@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -18,6 +19,8 @@ BoolArray = npt.NDArray[np.bool_]
 
 #: An id as the caller spells it: the log's own integer or string.
 ExternalId = str | int | float
+#: Called as progress(done, total, text) by what takes longer than a moment.
+Progress = Callable[[int, int, str], None]
 
 
 class Behaviour(StrEnum):

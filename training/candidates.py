@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from recsys.data.dataset import Dataset
-from recsys.models.base import Model, Progress
+from recsys.models.base import Model
 from recsys.models.collaborative import ALS, BPR, ItemKNN
 from recsys.models.history_models import CoVisitation, Repeat, SimilarItems
 from recsys.models.popular import Popular
 from recsys.models.two_tower import TwoTower
-from recsys.types import Target
+from recsys.types import Progress, Target
 from training.config import Enabled, Models, TrainingConfig
 
 _log = logging.getLogger(__name__)

@@ -23,14 +23,14 @@ from recsys.evaluation.protocol import (
     judge,
 )
 from recsys.evaluation.table import Row, compare
-from recsys.models.base import Model, Progress, top_k
+from recsys.models.base import Model, top_k
 from recsys.models.collaborative import ItemKNN
 from recsys.models.fused import FusedModel
 from recsys.models.fusion import Combiner
 from recsys.models.fusion_training import Fold, FusionReport, consumption, train_fusion
 from recsys.models.popular import Popular
 from recsys.models.two_tower import LearningPoint, TwoTower
-from recsys.types import Behaviour, BoolArray, Candidates, Target
+from recsys.types import Behaviour, BoolArray, Candidates, Progress, Target
 from training.candidates import Steps, candidate_models, fit_all
 from training.config import TrainingConfig
 

@@ -21,13 +21,12 @@ from recsys.errors import DataError, ModelError
 from recsys.evaluation.table import ALL, Row
 from recsys.hot.backtest import BacktestReport, backtest
 from recsys.hot.score import HotScores, score_hot
-from recsys.models.base import Progress
 from recsys.models.fused import FusedModel
 from recsys.models.popular import Popular
 from recsys.product_sections import hot_section
 from recsys.room_sections import room_sections
 from recsys.rooms.model import RoomModel, RoomReport, state_at_end
-from recsys.types import Target
+from recsys.types import Progress, Target
 from training.candidates import candidate_models, fit_all
 from training.config import TrainingConfig
 from training.export import product_sections

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from recsys.data.dataset import Dataset
 from recsys.data.split import Window, split_by_time
 from recsys.evaluation.table import Row, compare
-from recsys.models.base import Progress
 from recsys.rooms.baselines import PopularNow, tuned_visit_count
 from recsys.rooms.judging import JudgedRooms, judge_rooms
 from recsys.rooms.model import RoomModel, RoomReport
-from recsys.types import Behaviour, Target
+from recsys.types import Behaviour, Progress, Target
 from training.config import TrainingConfig
 from training.window_result import WindowResult
 

@@ -17,7 +17,7 @@ from recsys.errors import ModelError
 from recsys.evaluation.bootstrap import Interval, bootstrap
 from recsys.hot import judging
 from recsys.hot.baselines import decayed_units, plain_lags, rankings
-from recsys.hot.features import FeatureTable, Progress, build_features
+from recsys.hot.features import FeatureTable, build_features
 from recsys.hot.groups import category_codes, memberships
 from recsys.hot.model import HotModel, Prediction
 from recsys.hot.panel import Panel, build_panel
@@ -25,7 +25,7 @@ from recsys.hot.params import HotParams
 from recsys.hot.samples import WISHED_ORIGINS, TrainingSet, samples_at, thinning_weight
 from recsys.hot.targets import Outcomes, TargetBuilder
 from recsys.hot.windows import Samples, log_ratio
-from recsys.types import BoolArray, FloatArray, IntArray
+from recsys.types import BoolArray, FloatArray, IntArray, Progress
 
 MODEL, LAGS = "model", "lightgbm_plain_lags"
 TOP_SHARE = 0.02

@@ -13,9 +13,7 @@ from recsys.hot import demand_features as demand
 from recsys.hot.panel import Panel
 from recsys.hot.params import TargetParams
 from recsys.hot.windows import Samples
-from recsys.types import FloatArray
-
-Progress = Callable[[int, int, str], None]
+from recsys.types import FloatArray, Progress
 
 
 @dataclass(frozen=True)

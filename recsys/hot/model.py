@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +14,7 @@ from recsys.hot.calibration import Calibration, Floats
 from recsys.hot.features import FeatureTable
 from recsys.hot.params import CalibrationParams, LearnerParams
 from recsys.hot.samples import TrainingSet
-from recsys.types import BoolArray, FloatArray, LongArray
-
-Progress = Callable[[int, int, str], None]
+from recsys.types import BoolArray, FloatArray, LongArray, Progress
 
 #: Share of the training origins, the latest ones, that scores are calibrated on.
 CALIBRATION_SHARE = 0.4

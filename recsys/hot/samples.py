@@ -9,12 +9,12 @@ import numpy as np
 from scipy import sparse
 
 from recsys.errors import ModelError
-from recsys.hot.features import FeatureTable, Progress, build_features
+from recsys.hot.features import FeatureTable, build_features
 from recsys.hot.panel import Panel
 from recsys.hot.params import HotParams
 from recsys.hot.targets import TargetBuilder, population
 from recsys.hot.windows import Samples
-from recsys.types import BoolArray, FloatArray, IntArray
+from recsys.types import BoolArray, FloatArray, IntArray, Progress
 
 #: A short log is used more closely: at least so many origins, if need be a day apart.
 WISHED_ORIGINS = 12

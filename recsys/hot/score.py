@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from recsys.data.dataset import Dataset
 from recsys.hot.calibration import Floats
-from recsys.hot.features import FeatureTable, Progress
+from recsys.hot.features import FeatureTable
 from recsys.hot.groups import category_codes, memberships
 from recsys.hot.model import HotModel, Prediction
 from recsys.hot.panel import DAY_US, Panel, build_panel
@@ -19,7 +19,7 @@ from recsys.hot.reasons import explain, plain_reasons
 from recsys.hot.samples import build_training_set, samples_at
 from recsys.hot.targets import TargetBuilder
 from recsys.hot.windows import Samples
-from recsys.types import BoolArray, IntArray
+from recsys.types import BoolArray, IntArray, Progress
 
 #: Best-ranked items whose reasons are drawn from the model; the others' from their sales alone.
 EXPLAINED = 500

@@ -7,7 +7,6 @@ best k allowed ones are picked here, so that masks and ties mean the same in eve
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import ClassVar, Self
 
 import numpy as np
@@ -15,10 +14,7 @@ from scipy import sparse
 
 from recsys.data.dataset import Dataset
 from recsys.errors import ModelError
-from recsys.types import BoolArray, Candidates, FloatArray, IntArray, Target
-
-#: Called as progress(done, total, text) by work that takes longer than two seconds.
-Progress = Callable[[int, int, str], None]
+from recsys.types import BoolArray, Candidates, FloatArray, IntArray, Progress, Target
 
 #: Most scores held at once by `recommend`: 64 Mi float32, 256 MiB.
 SCORES_AT_ONCE = 1 << 26

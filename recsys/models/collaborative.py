@@ -27,9 +27,9 @@ from scipy import sparse
 from recsys.data.behaviours import BehaviourWeights
 from recsys.data.dataset import Dataset
 from recsys.errors import ModelError
-from recsys.models.base import Model, Progress, VectorModel
+from recsys.models.base import Model, VectorModel
 from recsys.models.fold_in import FoldIn
-from recsys.types import FloatArray, IntArray, Params, Target
+from recsys.types import FloatArray, IntArray, Params, Progress, Target
 
 Device = Literal["auto", "cpu", "cuda"]
 

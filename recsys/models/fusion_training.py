@@ -16,7 +16,7 @@ from scipy import sparse
 from recsys.data.behaviours import DAY_US
 from recsys.data.dataset import Dataset
 from recsys.errors import ModelError
-from recsys.models.base import Model, Progress
+from recsys.models.base import Model
 from recsys.models.fusion import (
     CLIP,
     DEPTH,
@@ -29,7 +29,7 @@ from recsys.models.fusion import (
     features,
 )
 from recsys.models.ragged import expand
-from recsys.types import Behaviour, BoolArray, FloatArray, LongArray, Params, Target
+from recsys.types import Behaviour, BoolArray, FloatArray, LongArray, Params, Progress, Target
 
 _USERS_AT_ONCE = 512
 

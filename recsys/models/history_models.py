@@ -16,12 +16,12 @@ from scipy import sparse
 from recsys.data.behaviours import DAY_US
 from recsys.data.dataset import Dataset
 from recsys.data.histories import Histories, HistoryBatch
-from recsys.models.base import Model, Progress
+from recsys.models.base import Model
 from recsys.models.collaborative import ItemKNN, ItemKNNParams
 from recsys.models.neighbours import INTENT, Neighbours, RecencyParams
 from recsys.models.ragged import Ragged
 from recsys.models.repeat import MAX_TOUCHES, N_AGES, N_STAGES, ReturnRates, Touches
-from recsys.types import BEHAVIOURS, Behaviour, FloatArray, IntArray, LongArray, Params, Target
+from recsys.types import BEHAVIOURS, Behaviour, FloatArray, IntArray, LongArray, Params, Progress, Target
 
 _HOUR_US = 3_600_000_000
 

@@ -13,8 +13,8 @@ from scipy.sparse.linalg import svds
 from recsys.data.behaviours import BehaviourWeights
 from recsys.data.dataset import Dataset
 from recsys.errors import ModelError
-from recsys.models.base import Model, Progress
-from recsys.types import FloatArray, IntArray, Params, Target
+from recsys.models.base import Model
+from recsys.types import FloatArray, IntArray, Params, Progress, Target
 
 _GB = 1e9
 _MIRRORED_AT_ONCE = 1024

@@ -12,8 +12,8 @@ from scipy import sparse
 
 from recsys.data.behaviours import BehaviourWeights
 from recsys.data.dataset import Dataset, Entities
-from recsys.models.base import Model, Progress, top_k
-from recsys.types import FloatArray, IntArray, Params, Target
+from recsys.models.base import Model, top_k
+from recsys.types import FloatArray, IntArray, Params, Progress, Target
 
 
 class PopularParams(Params):

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from recsys.errors import ModelError
 from recsys.models import losses
-from recsys.models.base import Progress
 from recsys.models.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -26,7 +25,7 @@ from recsys.models.tower_validation import Validation
 from recsys.models.towers import TwoTowerNetwork
 from recsys.models.training_examples import Batch, ExampleSource, Windows
 from recsys.models.two_tower_params import TwoTowerParams
-from recsys.types import LongArray
+from recsys.types import LongArray, Progress
 
 CHECKPOINT = "two_tower.safetensors"
 

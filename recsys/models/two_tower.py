@@ -19,7 +19,7 @@ from recsys.data.behaviours import DAY_US, BehaviourWeights
 from recsys.data.dataset import Dataset
 from recsys.data.histories import HistoryBatch
 from recsys.errors import ModelError
-from recsys.models.base import Progress, VectorModel
+from recsys.models.base import VectorModel
 from recsys.models.history_encoder import HistoryEncoder
 from recsys.models.onnx_export import query_tower_onnx
 from recsys.models.sampling import NegativeSampler
@@ -35,7 +35,7 @@ from recsys.models.tower_validation import (
 from recsys.models.towers import EntityTower, TwoTowerNetwork
 from recsys.models.training_examples import HISTORY_BEHAVIOURS, ExampleSource, Timelines, Windows
 from recsys.models.two_tower_params import TwoTowerParams
-from recsys.types import FloatArray, IntArray, LongArray, Target
+from recsys.types import FloatArray, IntArray, LongArray, Progress, Target
 
 __all__ = ["LearningPoint", "TwoTower", "TwoTowerParams"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -17,9 +16,8 @@ from recsys.rooms.log_feed import LogFeed
 from recsys.rooms.memory import NEVER_US
 from recsys.rooms.params import DAY_US, SECOND_US, StateParams
 from recsys.rooms.state import LiveState
-from recsys.types import Behaviour, BoolArray, FloatArray, IntArray, LongArray, Params
+from recsys.types import Behaviour, BoolArray, FloatArray, IntArray, LongArray, Params, Progress
 
-Progress = Callable[[int, int, str], None]
 #: Rooms shown this long before a visit were the choice that the user had.
 _PAGE_US = 60 * SECOND_US
 #: Age of an action that is none: its weight is 0, and so is the gradient of its half-life.

@@ -14,9 +14,8 @@ from recsys.errors import DataError
 from recsys.evaluation.protocol import Judged, Report, activity_segments, evaluate
 from recsys.rooms.params import StateParams
 from recsys.rooms.replay import Replay, RoomRanker
-from recsys.types import Behaviour, BoolArray, Candidates, FloatArray, IntArray, LongArray
+from recsys.types import Behaviour, BoolArray, Candidates, FloatArray, IntArray, LongArray, Progress
 
-Progress = Callable[[int, int, str], None]
 #: Share of the visits before the window that the large streamers had together.
 LARGE_SHARE = 0.5
 _REPORT = 200

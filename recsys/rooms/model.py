@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import lightgbm as lgb
@@ -23,9 +22,8 @@ from recsys.rooms.shortlist import fit_shortlist
 from recsys.rooms.state import LiveState
 from recsys.rooms.trees import RoomTrees
 from recsys.rooms.trees_training import TreeParams, fit_trees, trees_onnx
-from recsys.types import FloatArray, Params
+from recsys.types import FloatArray, Params, Progress
 
-Progress = Callable[[int, int, str], None]
 #: Newest examples by which the linear score of the shortlist is fitted.
 _SHORTLIST_EXAMPLES = 2_000
 #: How much the trees may count beside the network; which of these is chosen on validation.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +17,8 @@ from recsys.rooms.content import Content, Taste
 from recsys.rooms.examples import RoomExamples
 from recsys.rooms.features import FEATURES
 from recsys.rooms.network import RoomNetwork
-from recsys.types import BEHAVIOURS, Behaviour, FloatArray, LongArray, Params
+from recsys.types import BEHAVIOURS, Behaviour, FloatArray, LongArray, Params, Progress
 
-Progress = Callable[[int, int, str], None]
 _TASTE_COLUMNS = tuple(FEATURES.index(name) for name in ("taste_streamer", "taste_item", "taste"))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -20,9 +20,8 @@ from recsys.rooms.log_feed import IndexMaps, LogFeed
 from recsys.rooms.params import StateParams
 from recsys.rooms.scorer import RoomRanking
 from recsys.rooms.state import LiveState
-from recsys.types import IntArray, LongArray
+from recsys.types import IntArray, LongArray, Progress
 
-Progress = Callable[[int, int, str], None]
 #: Requests between two reports of progress.
 _REPORT = 500
 
