@@ -133,7 +133,7 @@ def score_hot_items(
     out: Path,
     *,
     as_of: date | None,
-    horizon: str,
+    horizon: str | None,
     target: str,
     progress: Progress | None = None,
 ) -> HotScores:
@@ -143,7 +143,7 @@ def score_hot_items(
         dataset: folder of a Dataset.
         out: .parquet or .csv.
         as_of: rows before the start of this day are known; by default all whole days.
-        horizon: `first:last` days ahead, both included.
+        horizon: `first:last` days ahead, both included; None for the default.
         target: breakout, newly_hot or hot.
         progress: called as progress(done, total, text).
 
@@ -153,9 +153,8 @@ def score_hot_items(
     """
     check_out(out)
     params = HotParams()
-    wanted = params.target.with_horizon(Horizon.parse(horizon)).model_copy(
-        update={"target": HotTarget(target)}
-    )
+    wanted = params.target if horizon is None else params.target.with_horizon(Horizon.parse(horizon))
+    wanted = wanted.model_copy(update={"target": HotTarget(target)})
     params = params.model_copy(update={"target": wanted})
     scores = score_hot(Dataset.load(dataset), as_of=as_of, params=params, progress=progress)
     write_table(scores.table.drop_columns(["item_idx"]), out)

@@ -304,7 +304,9 @@ def hot(
     as_of: Annotated[
         str | None, typer.Option(help="Rows before the start of this day (UTC) are known.")
     ] = None,
-    horizon: Annotated[str, typer.Option(help="Days ahead, first:last, both included.")] = "7:15",
+    horizon: Annotated[
+        str | None, typer.Option(help="Days ahead, first:last, both included; 7:15 if not given.")
+    ] = None,
     target: Annotated[TargetChoice, typer.Option(help="What to look for.")] = TargetChoice.BREAKOUT,
 ) -> None:
     """Each product's chance of becoming hot in the days ahead, with grade, bounds and reasons.
@@ -339,6 +341,8 @@ def rooms(
     with _progress() as report:
         rows = replay_rooms(bundle, logs, requests, out, k=k, progress=report)
     console.print(f"{rows:,} rows in {out}")
+    if rows == 0:
+        console.print("no room of the log was live at any of the requests", style="yellow")
 
 
 @app.command()

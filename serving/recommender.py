@@ -203,7 +203,8 @@ class Recommender:
         loaded, available = current.loaded, current.available
         if loaded.hot is None:
             raise NotServed(
-                f"bundle {loaded.version} has no section 'hot': train it from a log with purchases"
+                f"bundle {loaded.version} has no hot list: its log was too short, or without purchases; "
+                "the notes of its training say which"
             )
         rows = [row for row in loaded.hot if row["item_idx"] in available]
         entries = tuple(

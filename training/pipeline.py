@@ -153,6 +153,12 @@ class _Job:
         hot: HotScores | None = None
         if not len(self.dataset.items) and not len(self.dataset.rooms):
             raise DataError(f"{self.dataset.path}: neither products nor rooms; there is nothing to recommend")
+        if not self.config.weights.of(self.dataset.events, self.dataset.as_of_us).any():
+            found = ", ".join(self.dataset.counts())
+            raise DataError(
+                f"{self.dataset.path}: no event shows interest in anything: behaviours with a weight are "
+                f"needed, there is {found}"
+            )
         if len(self.dataset.items):
             trial = self._timed("evaluate", self._trial)
             sections |= self._timed("refit", lambda: self._products(trial))

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from recsys.data.dataset import from_us
-from recsys.errors import ConfigError, DataError
+from recsys.errors import ConfigError, DataError, RecsysError
 from recsys.evaluation.bootstrap import Interval, bootstrap, paired_bootstrap
 from recsys.types import Target
 from training.config import Guard, PromoteParams, TrainingConfig
@@ -101,6 +101,10 @@ def recorded_results(tracker: Tracker, run_id: str, name: str) -> Results:
     Raises:
         RecsysError: the run kept none of that name.
     """
+    if not tracker.has(run_id, _folder(name)):
+        raise RecsysError(
+            f"run {run_id} was not evaluated, so it cannot be compared; the notes of its training say why"
+        )
     with tracker.files(run_id, _folder(name)) as folder:
         kept = {target: folder / target for target in Target}
         return {target: WindowResult.read(path) for target, path in kept.items() if path.is_dir()}

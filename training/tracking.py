@@ -142,6 +142,11 @@ class Tracker:
         with self.files(run_id, _CONFIG) as path:
             return TrainingConfig.load(path)
 
+    def has(self, run_id: str, name: str) -> bool:
+        """Whether a run kept a file or folder of that name."""
+        path, _, _ = name.rpartition("/")
+        return any(file.path == name for file in self._client.list_artifacts(self._run_id(run_id), path))
+
     @contextmanager
     def files(self, run_id: str, name: str) -> Iterator[Path]:
         """A file or folder of a run, on this machine while the block lasts.

@@ -89,7 +89,7 @@ def judge(
         DataError: nobody has a goal event in the window.
     """
     if not goals:
-        raise DataError(f"{dataset.path}: no behaviour of the log says that a {target.value} was wanted")
+        raise DataError(f"{dataset.path}: no behaviour of the log shows interest in any {target.value}")
     before = dataset.until(window.fit_end_us)
     n_known = len(before.entities(target))
     times = dataset.events.timestamp_us

@@ -173,6 +173,17 @@ class TestBadInput:
         assert run("prepare", tmp_path / "none", "--out", tmp_path / "out") == BAD_INPUT
         assert "no such folder" in self.line(capsys)
 
+    def test_a_log_in_which_nobody_wants_anything(self, tmp_path, capsys):
+        rows = [f"u{n},impression,2024-01-{1 + n // 10:02d}T00:00:{n % 10:02d},i{n % 7}" for n in range(200)]
+        (tmp_path / "logs").mkdir()
+        text = "\n".join(["user_id,event,timestamp,item_id", *rows, ""])
+        (tmp_path / "logs" / "events.csv").write_text(text)
+        assert run("prepare", tmp_path / "logs", "--out", tmp_path / "dataset") == 0
+        train = ("train", tmp_path / "dataset", "--out", tmp_path / "bundle", "--no-track")
+        assert run(*train) == BAD_INPUT
+        assert "no event shows interest in anything" in self.line(capsys)
+        assert not (tmp_path / "bundle").exists()
+
     def test_no_dataset(self, tmp_path, capsys):
         assert run("train", tmp_path, "--out", tmp_path / "bundle", "--no-track") == BAD_INPUT
         assert "is no Dataset" in self.line(capsys)

@@ -261,7 +261,7 @@ def test_hot_items_come_with_interval_and_grade(recommender: Recommender) -> Non
 def test_a_bundle_without_a_hot_list_says_so(make_bundle: MakeBundle) -> None:
     sections = make_sections()
     del sections["hot"]
-    with pytest.raises(NotServed, match="no section 'hot'"):
+    with pytest.raises(NotServed, match="has no hot list"):
         load(make_bundle(sections=sections)).hot()
 
 

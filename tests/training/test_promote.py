@@ -332,7 +332,7 @@ def test_unknown_runs_runs_without_a_result_and_unmeasured_metrics_are_named(
     with pytest.raises(ConfigError, match=r"'nothing' is no run, version or alias .* none yet"):
         promote("nothing", tracker, refit=no_refit)
     trained(tracker, bundle, None)
-    with pytest.raises(RecsysError, match="has no evaluation/answer"):
+    with pytest.raises(RecsysError, match="was not evaluated, so it cannot be compared"):
         promote("1", tracker, refit=no_refit)
     trained(tracker, bundle, result(0.12))
     with pytest.raises(ConfigError, match=r"promote asks for mrr@20, the evaluation has ndcg@20, recall@20"):
