@@ -22,12 +22,13 @@ from recsys.data.ids import id_key
 from recsys.data.tombstones import forget as write_tombstone
 from recsys.data.tombstones import forgotten, tombstone
 from recsys.types import Behaviour, Event, ExternalId
-from serving.answer import Answer, Entry, NotServed, RequestError
+from serving import products
+from serving.answer import Answer, Entry, RequestError
 from serving.bitmap import Bitmap
-from serving.loaded import Found, LoadedBundle
+from serving.loaded import LoadedBundle
+from serving.products import Asker, Filters
 from serving.reload import Follower
 from serving.rooms import LiveRoom, RoomJournal, RoomService
-from serving.sources import Wanted
 from serving.state import Action, Facts, FreshActions
 
 _SECOND_US = 1_000_000
@@ -122,26 +123,19 @@ class Recommender:
         Raises:
             RequestError: k below 1.
         """
-        _check_k(k)
+        products.check_k(k)
         current = self._current
-        loaded, allowed = current.loaded, current.available.copy()
-        self._restrict(loaded, allowed, allow, deny, category)
-        user_idx, actions, why_not = self._known(loaded, user_id, personalised)
-        wanted = loaded.wanted(user_idx, actions, at_us=self._at_us(loaded, now), allowed=allowed)
-        if why_not is None and not wanted.history.mask.any() and user_idx < 0:
-            why_not = "unknown user"
-        found: list[Found] = []
-        if why_not is None:
-            allowed.remove(loaded.hidden(wanted))
-            returns = loaded.returns if repeat is None else repeat
-            if not returns:
-                allowed.remove(loaded.consumed(user_idx, wanted))
-            found = loaded.fused(wanted, k=min(k, loaded.n_items))
-            if all(loaded.is_popular(source) for _, _, source in found):
-                why_not = "nothing is known of the user"
-        found += self._popular(loaded, wanted, min(k, loaded.n_items) - len(found), found)
-        fallback = None if why_not is None else f"popular: {why_not}"
-        return self._answer(loaded, found, k, fallback, allowed)
+        return self._counted(
+            products.for_user(
+                current.loaded,
+                current.available,
+                self._asker(current.loaded, user_id, personalised),
+                Filters(allow, deny, category),
+                k=k,
+                repeat=repeat,
+                at_us=self._at_us(current.loaded, now),
+            )
+        )
 
     def rooms(
         self,
@@ -163,10 +157,10 @@ class Recommender:
         Raises:
             RequestError: k below 1.
         """
-        _check_k(k)
+        products.check_k(k)
         current = self._current
         loaded, available = current.loaded, current.available
-        _, _, why_not = self._known(loaded, user_id, personalised)
+        why_not = self._asker(loaded, user_id, personalised).why_not
         found, known, live = current.rooms.rank(
             user_id if why_not is None else None,
             k=k,
@@ -177,19 +171,11 @@ class Recommender:
             why_not = "unknown user"
         reason = "popular now" if why_not is not None else "you may stay in it"
         entries = tuple(Entry(room, score, "rooms", reason, facts) for room, score, facts in found)
-        self._count("answered")
-        if why_not is not None:
-            self._count("fallback")
-        return Answer(
-            entries,
-            loaded.version,
-            fallback=None if why_not is None else f"popular: {why_not}",
-            shortfall=None
-            if len(entries) == k
-            else f"only {live} rooms are live"
-            if live
-            else "no room is live",
+        shortfall = (
+            None if len(entries) == k else f"only {live} rooms are live" if live else "no room is live"
         )
+        fallback = None if why_not is None else f"popular: {why_not}"
+        return self._counted(Answer(entries, loaded.version, fallback, shortfall))
 
     def hot(self, *, k: int = 20) -> Answer:
         """The k products most likely to become hot that can be had; the facts hold interval and grade.
@@ -198,26 +184,9 @@ class Recommender:
             NotServed: the bundle has no hot list.
             RequestError: k below 1.
         """
-        _check_k(k)
+        products.check_k(k)
         current = self._current
-        loaded, available = current.loaded, current.available
-        if loaded.hot is None:
-            raise NotServed(
-                f"bundle {loaded.version} has no hot list: its log was too short, or without purchases; "
-                "the notes of its training say which"
-            )
-        rows = [row for row in loaded.hot if row["item_idx"] in available]
-        entries = tuple(
-            Entry(
-                id=loaded.catalogue.items.one(row["item_idx"]),
-                score=float(row["potential"]),
-                source="hot",
-                reason=row.get("reasons") or f"grade {row['grade']}",
-                facts={name: value for name, value in row.items() if name not in ("item_idx", "reasons")},
-            )
-            for row in rows[:k]
-        )
-        return Answer(entries, loaded.version, shortfall=_shortfall(len(entries), k, len(rows)))
+        return products.hottest(current.loaded, current.available, k=k)
 
     def similar(self, item_id: ExternalId, *, k: int = 20) -> Answer:
         """The k products that go with a product, or what is popular for one that the bundle does not know.
@@ -225,32 +194,9 @@ class Recommender:
         Raises:
             RequestError: k below 1.
         """
-        _check_k(k)
+        products.check_k(k)
         current = self._current
-        loaded, allowed = current.loaded, current.available.copy()
-        item = loaded.catalogue.items.get(item_id)
-        nobody = loaded.wanted(-1, (), at_us=loaded.catalogue.as_of_us, allowed=allowed)
-        found: list[Found] = []
-        if item >= 0:
-            allowed.remove([item])
-            for name, neighbours in loaded.neighbours.items():
-                of_item = slice(*neighbours.indptr[item : item + 2].tolist())
-                ids = neighbours.ids[of_item]
-                kept = allowed.has(ids)
-                pairs = zip(ids[kept].tolist(), neighbours.scores[of_item][kept].tolist(), strict=True)
-                found = [(i, s, name) for i, s in pairs][:k]
-                if found:
-                    break
-            if not found and loaded.vectors is not None:
-                vector = np.asarray(loaded.vectors.index.vectors[item])
-                ids, scores = loaded.vectors.nearest(vector, k=k, allowed=allowed)
-                name = loaded.vectors_name
-                found = [(i, s, name) for i, s in zip(ids.tolist(), scores.tolist(), strict=True)]
-        fallback = None
-        if not found:
-            fallback = "popular: unknown item" if item < 0 else "popular: nothing goes with the item yet"
-            found = self._popular(loaded, nobody, k, [])
-        return self._answer(loaded, found, k, fallback, allowed)
+        return self._counted(products.beside(current.loaded, current.available, item_id, k=k))
 
     # -- reports --------------------------------------------------------------------------------------------
 
@@ -271,7 +217,7 @@ class Recommender:
             return
         self._log_time_reaches(at_us)
         loaded = self._current.loaded
-        if self._known(loaded, event.user_id, personalised=True)[2] is not None:
+        if self._asker(loaded, event.user_id, personalised=True).why_not is not None:
             self._count("not_kept")  # the person is forgotten or has opted out
             return
         if event.room_id is not None or event.streamer_id is not None:
@@ -425,18 +371,15 @@ class Recommender:
             if index >= 0:
                 self._current.available.put(index, facts.available(index in loaded.in_stock))
 
-    def _known(
-        self, loaded: LoadedBundle, user_id: ExternalId, personalised: bool
-    ) -> tuple[int, tuple[Action, ...], str | None]:
-        """The user's index (-1), fresh actions, and why the answer cannot be personal, if it cannot."""
+    def _asker(self, loaded: LoadedBundle, user_id: ExternalId, personalised: bool) -> Asker:
         if not personalised:
-            return -1, (), "asked for without personalisation"
+            return Asker(-1, (), "asked for without personalisation")
         if self._is_forgotten(user_id):
-            return -1, (), "unknown user"
+            return Asker(-1, (), "unknown user")
         user_idx = loaded.catalogue.users.get(user_id)
         if user_idx >= 0 and not loaded.catalogue.personalised[user_idx]:
-            return -1, (), "the user has opted out"
-        return user_idx, self._fresh.of(id_key(user_id)), None
+            return Asker(-1, (), "the user has opted out")
+        return Asker(user_idx, self._fresh.of(id_key(user_id)))
 
     def _log_time_reaches(self, at_us: int) -> None:
         with self._counting:
@@ -456,56 +399,11 @@ class Recommender:
             return round(now * _SECOND_US)
         return max(loaded.catalogue.as_of_us, self._newest_us)
 
-    @staticmethod
-    def _restrict(
-        loaded: LoadedBundle,
-        allowed: Bitmap,
-        allow: Iterable[ExternalId] | None,
-        deny: Iterable[ExternalId],
-        category: str | None,
-    ) -> None:
-        items = loaded.catalogue.items
-        if allow is not None:
-            only = Bitmap.empty(loaded.n_items)
-            only.add([index for item in allow if (index := items.get(item)) >= 0])
-            allowed &= only
-        if category is not None:
-            allowed &= loaded.category(category)
-        denied = [index for item in deny if (index := items.get(item)) >= 0]
-        if denied:
-            allowed.remove(denied)
-
-    @staticmethod
-    def _popular(loaded: LoadedBundle, wanted: Wanted, k: int, have: list[Found]) -> list[Found]:
-        """What is popular, to fill up k more places; scores go on below those that are there."""
-        if k < 1 or loaded.popular is None:
-            return []
-        left = wanted.allowed.copy()
-        left.remove([item for item, _, _ in have])
-        ids, scores = loaded.popular.best(loaded.popular.segment(wanted.user_idx), k=k, allowed=left)
-        below = have[-1][1] - 1.0 if have else 0.0
-        return [
-            (item, below + score, loaded.popular_name)
-            for item, score in zip(ids.tolist(), scores.tolist(), strict=True)
-        ]
-
-    def _answer(
-        self,
-        loaded: LoadedBundle,
-        found: list[Found],
-        k: int,
-        fallback: str | None,
-        allowed: Bitmap,
-    ) -> Answer:
+    def _counted(self, answer: Answer) -> Answer:
         self._count("answered")
-        if fallback is not None:
+        if answer.fallback is not None:
             self._count("fallback")
-        entries = tuple(
-            Entry(loaded.catalogue.items.one(item), score, source, loaded.sources[source].reason)
-            for item, score, source in found
-        )
-        shortfall = _shortfall(len(entries), k, allowed.count()) if len(entries) < k else None
-        return Answer(entries, loaded.version, fallback, shortfall)
+        return answer
 
     def _count(self, what: str) -> None:
         with self._counting:
@@ -515,22 +413,6 @@ class Recommender:
 def _to_us(moment: datetime) -> int:
     aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
     return round(aware.timestamp() * _SECOND_US)
-
-
-def _check_k(k: int) -> None:
-    if k < 1:
-        raise RequestError(f"k={k}: ask for at least 1")
-
-
-def _shortfall(shown: int, k: int, allowed: int) -> str | None:
-    """Why there are fewer than k."""
-    if shown >= k:
-        return None
-    if allowed == 0:
-        return "no product is both available and allowed"
-    if shown >= allowed:
-        return f"only {allowed} products are both available and allowed"
-    return f"the sources name no more than {shown} of the {allowed} products that are available and allowed"
 
 
 def _checked(event: Event) -> Event:

@@ -1,0 +1,187 @@
+"""Lists of products from one bundle: for a user, beside a product, and of those that may become hot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from recsys.types import ExternalId
+from serving.answer import Answer, Entry, NotServed, RequestError
+from serving.bitmap import Bitmap
+from serving.loaded import Found, LoadedBundle
+from serving.sources import Wanted
+from serving.state import Action
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What a request allows, beside what is for sale.
+
+    Attributes:
+        allow: only these products, if given; ids that the bundle does not know are passed over.
+        deny: none of these products.
+        category: only products of this category, if given.
+    """
+
+    allow: Iterable[ExternalId] | None = None
+    deny: Iterable[ExternalId] = ()
+    category: str | None = None
+
+    def apply(self, loaded: LoadedBundle, allowed: Bitmap) -> None:
+        """Takes out of `allowed` what the request does not want."""
+        items = loaded.catalogue.items
+        if self.allow is not None:
+            only = Bitmap.empty(loaded.n_items)
+            only.add([index for item in self.allow if (index := items.get(item)) >= 0])
+            allowed &= only
+        if self.category is not None:
+            allowed &= loaded.category(self.category)
+        denied = [index for item in self.deny if (index := items.get(item)) >= 0]
+        if denied:
+            allowed.remove(denied)
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Whose list it is.
+
+    Attributes:
+        user_idx: -1 for somebody that the bundle does not know.
+        actions: what was observed since the bundle was made.
+        why_not: why nothing of the user may be used, if so.
+    """
+
+    user_idx: int
+    actions: tuple[Action, ...]
+    why_not: str | None = None
+
+
+def for_user(
+    loaded: LoadedBundle,
+    available: Bitmap,
+    asker: Asker,
+    filters: Filters,
+    *,
+    k: int,
+    repeat: bool | None,
+    at_us: int,
+) -> Answer:
+    """The best k products for a user, filled up with what is popular; see `Recommender.products`."""
+    allowed = available.copy()
+    filters.apply(loaded, allowed)
+    wanted = loaded.wanted(asker.user_idx, asker.actions, at_us=at_us, allowed=allowed)
+    why_not = asker.why_not
+    if why_not is None and not wanted.history.mask.any() and asker.user_idx < 0:
+        why_not = "unknown user"
+    found: list[Found] = []
+    if why_not is None:
+        allowed.remove(loaded.hidden(wanted))
+        returns = loaded.returns if repeat is None else repeat
+        if not returns:
+            allowed.remove(loaded.consumed(asker.user_idx, wanted))
+        found = loaded.fused(wanted, k=min(k, loaded.n_items))
+        if all(loaded.is_popular(source) for _, _, source in found):
+            why_not = "nothing is known of the user"
+    found += _popular(loaded, wanted, min(k, loaded.n_items) - len(found), found)
+    return _answer(loaded, found, k, None if why_not is None else f"popular: {why_not}", allowed)
+
+
+def beside(loaded: LoadedBundle, available: Bitmap, item_id: ExternalId, *, k: int) -> Answer:
+    """The k products that go with a product; see `Recommender.similar`."""
+    allowed = available.copy()
+    item = loaded.catalogue.items.get(item_id)
+    found: list[Found] = []
+    if item >= 0:
+        allowed.remove([item])
+        for name, neighbours in loaded.neighbours.items():
+            of_item = slice(*neighbours.indptr[item : item + 2].tolist())
+            ids = neighbours.ids[of_item]
+            kept = allowed.has(ids)
+            pairs = zip(ids[kept].tolist(), neighbours.scores[of_item][kept].tolist(), strict=True)
+            found = [(i, s, name) for i, s in pairs][:k]
+            if found:
+                break
+        if not found and loaded.vectors is not None:
+            vector = np.asarray(loaded.vectors.index.vectors[item])
+            ids, scores = loaded.vectors.nearest(vector, k=k, allowed=allowed)
+            name = loaded.vectors_name
+            found = [(i, s, name) for i, s in zip(ids.tolist(), scores.tolist(), strict=True)]
+    fallback = None
+    if not found:
+        fallback = "popular: unknown item" if item < 0 else "popular: nothing goes with the item yet"
+        nobody = loaded.wanted(-1, (), at_us=loaded.catalogue.as_of_us, allowed=allowed)
+        found = _popular(loaded, nobody, k, [])
+    return _answer(loaded, found, k, fallback, allowed)
+
+
+def hottest(loaded: LoadedBundle, available: Bitmap, *, k: int) -> Answer:
+    """The k products most likely to become hot that can be had; see `Recommender.hot`.
+
+    Raises:
+        NotServed: the bundle has no hot list.
+    """
+    if loaded.hot is None:
+        raise NotServed(
+            f"bundle {loaded.version} has no hot list: its log was too short, or without purchases; "
+            "the notes of its training say which"
+        )
+    rows = [row for row in loaded.hot if row["item_idx"] in available]
+    entries = tuple(
+        Entry(
+            id=loaded.catalogue.items.one(row["item_idx"]),
+            score=float(row["potential"]),
+            source="hot",
+            reason=row.get("reasons") or f"grade {row['grade']}",
+            facts={name: value for name, value in row.items() if name not in ("item_idx", "reasons")},
+        )
+        for row in rows[:k]
+    )
+    return Answer(entries, loaded.version, shortfall=_shortfall(len(entries), k, len(rows)))
+
+
+def check_k(k: int) -> None:
+    """Refuse a list of no length.
+
+    Raises:
+        RequestError: k below 1.
+    """
+    if k < 1:
+        raise RequestError(f"k={k}: ask for at least 1")
+
+
+def _popular(loaded: LoadedBundle, wanted: Wanted, k: int, have: list[Found]) -> list[Found]:
+    """What is popular, to fill up k more places; scores go on below those that are there."""
+    if k < 1 or loaded.popular is None:
+        return []
+    left = wanted.allowed.copy()
+    left.remove([item for item, _, _ in have])
+    ids, scores = loaded.popular.best(loaded.popular.segment(wanted.user_idx), k=k, allowed=left)
+    below = have[-1][1] - 1.0 if have else 0.0
+    return [
+        (item, below + score, loaded.popular_name)
+        for item, score in zip(ids.tolist(), scores.tolist(), strict=True)
+    ]
+
+
+def _answer(
+    loaded: LoadedBundle, found: list[Found], k: int, fallback: str | None, allowed: Bitmap
+) -> Answer:
+    entries = tuple(
+        Entry(loaded.catalogue.items.one(item), score, source, loaded.sources[source].reason)
+        for item, score, source in found
+    )
+    shortfall = _shortfall(len(entries), k, allowed.count()) if len(entries) < k else None
+    return Answer(entries, loaded.version, fallback, shortfall)
+
+
+def _shortfall(shown: int, k: int, allowed: int) -> str | None:
+    """Why there are fewer than k."""
+    if shown >= k:
+        return None
+    if allowed == 0:
+        return "no product is both available and allowed"
+    if shown >= allowed:
+        return f"only {allowed} products are both available and allowed"
+    return f"the sources name no more than {shown} of the {allowed} products that are available and allowed"
