@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from recsys.bundle import Bundle, BundleRefused, Reason, Section
 from recsys.data.ids import IdMap
+from recsys.rooms.explore import ExploreParams
 from recsys.rooms.scorer import RoomScorer
 from recsys.rooms.state import LiveState
 
@@ -28,11 +29,13 @@ class RoomParts:
 
     Attributes:
         scorer: the model.
+        explore: floors of the lists that are served.
         seed: the live state as it was read; each `state()` is a copy of its own.
         streamers, rooms: ids in the indices of the state.
     """
 
     scorer: RoomScorer
+    explore: ExploreParams
     seed: Section
     streamers: IdMap
     rooms: IdMap
@@ -43,7 +46,12 @@ class RoomParts:
 
 
 def room_sections(
-    scorer: RoomScorer, state: LiveState, *, streamers: IdMap, rooms: IdMap
+    scorer: RoomScorer,
+    state: LiveState,
+    *,
+    streamers: IdMap,
+    rooms: IdMap,
+    explore: ExploreParams = ExploreParams(),
 ) -> dict[str, Section]:
     """Both sections by name.
 
@@ -51,11 +59,13 @@ def room_sections(
         scorer: the fitted model.
         state: as of the bundle's moment, in the indices of the Dataset.
         streamers, rooms: the Dataset's ids.
+        explore: floors of the lists that are served.
     """
     arrays, blobs, meta = scorer.to_parts()
     nullable = frozenset({"item_price", "potential"}) & arrays.keys()
+    meta = {"kind": ROOMS, "explore": explore.model_dump(mode="json"), **meta}
     return {
-        ROOMS: Section(arrays=arrays, blobs=blobs, meta={"kind": ROOMS, **meta}, may_be_nan=nullable),
+        ROOMS: Section(arrays=arrays, blobs=blobs, meta=meta, may_be_nan=nullable),
         ROOM_STATE: Section(
             arrays=state.to_parts(),
             tables={
@@ -84,6 +94,7 @@ def read_rooms(bundle: Bundle) -> RoomParts | None:
         blobs = {name: bytes(blob) for name, blob in model.blobs.items()}
         parts = RoomParts(
             RoomScorer.from_parts(model.arrays, blobs, model.meta),
+            ExploreParams.model_validate(model.meta["explore"]),
             seed,
             _ids(seed.tables["streamers"], "streamer_id", seed),
             _ids(seed.tables["rooms"], "room_id", seed),

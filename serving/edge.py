@@ -188,10 +188,10 @@ def create_app(
             )
 
     @app.get("/v1/rooms")
-    def rooms(user_id: UserId, k: K = 10, personalised: bool = True) -> AnswerOut:
+    def rooms(user_id: UserId, k: K = 10, personalised: bool = True, explore: bool = True) -> AnswerOut:
         """The best k rooms for a user, among those that are live."""
         with latency.labels("rooms").time():
-            return _out(recommender.rooms(user_id, k=k, personalised=personalised))
+            return _out(recommender.rooms(user_id, k=k, personalised=personalised, explore=explore))
 
     @app.get("/v1/hot")
     def hot(k: K = 20) -> AnswerOut:

@@ -23,7 +23,7 @@ from recsys.data.tombstones import forget as write_tombstone
 from recsys.data.tombstones import forgotten, tombstone
 from recsys.types import Behaviour, Event, ExternalId
 from serving import products
-from serving.answer import Answer, Entry, RequestError
+from serving.answer import Answer, RequestError
 from serving.bitmap import Bitmap
 from serving.loaded import LoadedBundle
 from serving.products import Asker, Filters
@@ -143,6 +143,7 @@ class Recommender:
         *,
         k: int = 10,
         personalised: bool = True,
+        explore: bool = True,
         now: float | None = None,
     ) -> Answer:
         """The best k rooms for a user, among those that are live right now.
@@ -151,6 +152,8 @@ class Recommender:
             user_id: as the log spells it.
             k: how many, at least 1.
             personalised: False answers without using anything of this user.
+            explore: whether streamers new to the user, or to everybody, have their share of the list; see
+                `recsys.rooms.explore`. A room that is there for it may score less than one below.
             now: the moment of asking, seconds since the epoch, which must not run backwards; None is the
                 time of the log, as for `products`.
 
@@ -161,21 +164,19 @@ class Recommender:
         current = self._current
         loaded, available = current.loaded, current.available
         why_not = self._asker(loaded, user_id, personalised).why_not
-        found, known, live = current.rooms.rank(
+        entries, known, live = current.rooms.rank(
             user_id if why_not is None else None,
             k=k,
             now_us=self._at_us(loaded, now),
             available=lambda item: item in available,
+            explore=explore,
         )
         if why_not is None and not known:
             why_not = "unknown user"
-        reason = "popular now" if why_not is not None else "you may stay in it"
-        entries = tuple(Entry(room, score, "rooms", reason, facts) for room, score, facts in found)
-        shortfall = (
-            None if len(entries) == k else f"only {live} rooms are live" if live else "no room is live"
-        )
         fallback = None if why_not is None else f"popular: {why_not}"
-        return self._counted(Answer(entries, loaded.version, fallback, shortfall))
+        return self._counted(
+            Answer(tuple(entries), loaded.version, fallback, _shortfall(len(entries), k, live))
+        )
 
     def hot(self, *, k: int = 20) -> Answer:
         """The k products most likely to become hot that can be had; the facts hold interval and grade.
@@ -413,6 +414,12 @@ class Recommender:
 def _to_us(moment: datetime) -> int:
     aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
     return round(aware.timestamp() * _SECOND_US)
+
+
+def _shortfall(shown: int, k: int, live: int) -> str | None:
+    if shown == k:
+        return None
+    return "no room is live" if live == 0 else f"only {live} room{'s are' if live > 1 else ' is'} live"
 
 
 def _checked(event: Event) -> Event:

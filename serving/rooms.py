@@ -19,14 +19,20 @@ from recsys.product_sections import Catalogue
 from recsys.room_sections import RoomParts
 from recsys.rooms.content import Content
 from recsys.rooms.events import EventBatch
+from recsys.rooms.explore import NO_FLOORS, ExploreParams, explored
+from recsys.rooms.features import room_features
 from recsys.rooms.params import StateParams
+from recsys.rooms.reasons import room_reasons
 from recsys.rooms.scorer import RoomScorer
 from recsys.rooms.state import LiveState
 from recsys.types import Event, ExternalId
+from serving.answer import Entry
 
 #: Ended rooms and events kept for the next bundle's state.
 MAX_ENDED = 100_000
 MAX_EVENTS = 50_000
+#: Best rooms among which the floors for new streamers are filled.
+EXPLORED_AMONG = 400
 
 
 class GrowingIds:
@@ -114,6 +120,7 @@ class RoomService:
     Args:
         state: seeded by the bundle, or empty.
         scorer: of the bundle, or the rule where it has none.
+        explore: floors of the lists that are answered.
         users, items, streamers, rooms: ids in the indices of the state; all but items grow.
     """
 
@@ -122,12 +129,14 @@ class RoomService:
         state: LiveState,
         scorer: RoomScorer,
         *,
+        explore: ExploreParams,
         users: IdMap,
         items: IdMap,
         streamers: IdMap,
         rooms: IdMap,
     ) -> None:
         self._scorer = scorer
+        self._explore = explore
         self._state = state
         self._users = GrowingIds(users)
         self._items = items
@@ -146,6 +155,7 @@ class RoomService:
         service = cls(
             LiveState() if parts is None else parts.state(),
             _rule() if parts is None else parts.scorer,
+            explore=ExploreParams() if parts is None else parts.explore,
             users=catalogue.users,
             items=catalogue.items,
             streamers=nobody if parts is None else parts.streamers,
@@ -225,36 +235,41 @@ class RoomService:
         k: int,
         now_us: int,
         available: Callable[[int], bool],
-    ) -> tuple[list[tuple[ExternalId, float, dict[str, Any]]], bool, int]:
-        """The best k live rooms: room, score and facts; whether the user is known; how many are live.
+        explore: bool = True,
+    ) -> tuple[list[Entry], bool, int]:
+        """The best k live rooms; whether the user is known; how many are live.
 
         Args:
             user_id: None for an answer that uses nothing of the user.
             k: how many.
             now_us: the moment of asking.
             available: whether a product, by index, may be named as on air.
+            explore: whether the floors for new streamers hold.
         """
         with self._lock:
             self._state.advance(now_us)
             user = -1 if user_id is None else self._users.get(user_id)
             known = 0 <= user < len(self._state.last_visit_us)
             user = user if known else -1
-            rooms = self._state.rooms
-            rows = np.arange(len(rooms), dtype=np.int32)
-            if not len(rows):
+            state, rooms = self._state, self._state.rooms
+            if not len(rooms):
                 return [], known, 0
-            scores = self._scorer.scores(self._state, user, rows, self._state.now_us)
-            order = np.lexsort((rooms.room_idx[rows], -scores))[:k]
-            found = []
-            for row in order.tolist():
+            ranking = self._scorer.rank(state, user, state.now_us, k=max(k, EXPLORED_AMONG))
+            rows = rooms.rows(ranking.room_idx)
+            floors = self._explore if explore else NO_FLOORS
+            places = explored(floors, state, user, rows, k=k)
+            features = room_features(state, self._scorer.content, user, rows[places], state.now_us)
+            entries = []
+            for place, reason in zip(places.tolist(), room_reasons(features), strict=True):
+                row = int(rows[place])
                 item = int(rooms.item_idx[row])
-                shown = item >= 0 and available(item)
                 facts = {
                     "streamer_id": self._streamers.one(int(rooms.streamer_idx[row])),
-                    "item_id": self._items.one(item) if shown else None,
+                    "item_id": self._items.one(item) if item >= 0 and available(item) else None,
                 }
-                found.append((self._rooms.one(int(rooms.room_idx[row])), float(scores[row]), facts))
-            return found, known, len(rows)
+                room_id = self._rooms.one(int(rooms.room_idx[row]))
+                entries.append(Entry(room_id, float(ranking.scores[place]), "rooms", reason, facts))
+            return entries, known, len(rooms)
 
 
 def _rule() -> RoomScorer:

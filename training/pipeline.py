@@ -270,7 +270,13 @@ class _Job:
                 f"rooms are ranked by decayed visits: {n} visits are too few to learn from, or no gain"
             )
         state = state_at_end(dataset, scorer, progress=self.progress)
-        return room_sections(scorer, state, streamers=dataset.streamers.ids, rooms=dataset.rooms.ids)
+        return room_sections(
+            scorer,
+            state,
+            streamers=dataset.streamers.ids,
+            rooms=dataset.rooms.ids,
+            explore=self.config.rooms.params.explore,
+        )
 
     def _note(self, text: str) -> None:
         self.notes.append(text)

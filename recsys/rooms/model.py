@@ -14,6 +14,7 @@ from recsys.errors import ModelError
 from recsys.rooms.catalogue import attributes, content_of, state_params_of
 from recsys.rooms.content import Taste, vector_rows
 from recsys.rooms.examples import ExampleParams, RoomExamples, collect_examples
+from recsys.rooms.explore import ExploreParams
 from recsys.rooms.features import FEATURES
 from recsys.rooms.log_feed import LogFeed
 from recsys.rooms.network_training import Attributes, FittedNetwork, NetworkParams, attributes_of, fit_network
@@ -40,6 +41,7 @@ class RoomParams(Params):
         fewest: with fewer examples, or where both stages are no better on validation than decayed visits and
             popularity, nothing is learnt and these rank the rooms.
         rerank: best rooms of the first stage that the trees score.
+        explore: floors of the lists that are served; rankings that are measured have none.
     """
 
     examples: ExampleParams = ExampleParams()
@@ -48,6 +50,7 @@ class RoomParams(Params):
     validation: float = Field(default=0.2, gt=0, lt=1)
     fewest: int = Field(default=1_000, ge=10)
     rerank: int = Field(default=200, ge=1)
+    explore: ExploreParams = ExploreParams()
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def test_a_bundles_own_live_rooms_are_answered_until_they_end(make_bundle: MakeB
 def test_a_room_is_there_from_its_start_to_its_end(recommender: Recommender) -> None:
     recommender.room_started(77, "s-2", category="dance")
     assert recommender.rooms(KNOWN).ids == [77]
-    assert recommender.rooms(KNOWN).shortfall == "only 1 rooms are live"
+    assert recommender.rooms(KNOWN).shortfall == "only 1 room is live"
     recommender.observe(enter("someone", 77))
     recommender.room_ended("77")
     assert recommender.rooms(KNOWN).ids == []
@@ -95,6 +95,42 @@ def test_the_users_own_streamer_comes_first(recommender: Recommender) -> None:
     assert recommender.rooms(KNOWN, k=3, personalised=False).ids[0] == "b"
     with pytest.raises(RequestError):
         recommender.rooms(KNOWN, k=0)
+
+
+def test_streamers_new_to_the_user_have_their_share_unless_exploration_is_off(
+    recommender: Recommender,
+) -> None:
+    for n in range(8):
+        recommender.room_started(f"room {n}", f"streamer {n}")
+        if n < 6:  # six streamers that the user knows, two that nobody visited
+            recommender.observe(enter(KNOWN, f"room {n}", minutes=1 + n))
+    asked = AS_OF.timestamp() + 3_600
+    plain = recommender.rooms(KNOWN, k=5, explore=False, now=asked)
+    assert not {"room 6", "room 7"} & set(plain.ids)
+    scores = [entry.score for entry in plain]
+    assert scores == sorted(scores, reverse=True)
+    served = recommender.rooms(KNOWN, k=5, now=asked)
+    assert served.ids[:4] == plain.ids[:4]
+    assert served.ids[4] in ("room 6", "room 7")
+
+
+def test_every_room_has_the_reason_of_its_user(recommender: Recommender) -> None:
+    for n in range(4):
+        recommender.room_started(f"room {n}", f"streamer {n}")
+    recommender.observe(enter(KNOWN, "room 1"))
+    for minutes in (2, 3):
+        recommender.observe(enter(KNOWN, "room 2", minutes=minutes))
+    followed = AS_OF + timedelta(minutes=4)
+    recommender.observe(Event(KNOWN, Behaviour.FOLLOW, followed, room_id="room 3"))
+    asked = AS_OF.timestamp() + 3_600
+    reasons = {entry.id: entry.reason for entry in recommender.rooms(KNOWN, now=asked)}
+    assert reasons == {
+        "room 0": "busy now",
+        "room 1": "you have visited this streamer",
+        "room 2": "you come back to this streamer",
+        "room 3": "you follow this streamer",
+    }
+    assert {entry.reason for entry in recommender.rooms("nobody", now=asked)} == {"busy now"}
 
 
 def test_the_product_on_air_is_named_while_it_can_be_had(recommender: Recommender) -> None:
