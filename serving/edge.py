@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import Body, Depends, FastAPI, Header, HTTPException, Query, Request, Response
+from fastapi import Body, Depends, FastAPI, Header, HTTPException, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, InfoMetricFamily
@@ -185,6 +185,20 @@ def create_app(
                     category=category,
                     personalised=personalised,
                 )
+            )
+
+    @app.get("/v1/rooms/{room_id}/next-products")
+    def next_products(
+        room_id: Annotated[str, Path(max_length=_ID_LENGTH)],
+        k: K = 5,
+        allow: Ids = None,
+        deny: Ids = None,
+        category: Annotated[str | None, Query(max_length=_ID_LENGTH)] = None,
+    ) -> AnswerOut:
+        """What a live room should pitch next for those who are in it now."""
+        with latency.labels("next_products").time():
+            return _out(
+                recommender.next_products(room_id, k=k, allow=allow, deny=deny or (), category=category)
             )
 
     @app.get("/v1/rooms")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +16,10 @@ from serving.bitmap import Bitmap
 from serving.loaded import Found, LoadedBundle
 from serving.sources import Wanted
 from serving.state import Action
+
+#: Length of the list that each viewer of a room votes with, and of its beginning that reasons count.
+BALLOT = 50
+FIRST = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +93,63 @@ def for_user(
             why_not = "nothing is known of the user"
     found += _popular(loaded, wanted, min(k, loaded.n_items) - len(found), found)
     return _answer(loaded, found, k, None if why_not is None else f"popular: {why_not}", allowed)
+
+
+def for_audience(
+    loaded: LoadedBundle,
+    available: Bitmap,
+    viewers: Sequence[Asker],
+    filters: Filters,
+    *,
+    k: int,
+    at_us: int,
+) -> Answer:
+    """The k products that a room's viewers want most; see `Recommender.next_products`.
+
+    Each viewer's own list, by the code that answers them, is one ballot: the product at rank r has
+    1 / log2(r + 1) of a vote, the discount of NDCG, so that the list with the most votes is the one which the
+    viewers' lists expect most of. What a viewer may not be shown is on no ballot of theirs.
+    """
+    base = available.copy()
+    filters.apply(loaded, base)
+    votes: dict[int, float] = {}
+    first: Counter[int] = Counter()
+    because: dict[int, Counter[str]] = {}
+    voters = 0
+    for viewer in viewers:
+        allowed = base.copy()
+        wanted = loaded.wanted(viewer.user_idx, viewer.actions, at_us=at_us, allowed=allowed)
+        if viewer.why_not is not None or not wanted.history.mask.any():
+            continue
+        allowed.remove(loaded.hidden(wanted))
+        if not loaded.returns:
+            allowed.remove(loaded.consumed(viewer.user_idx, wanted))
+        voters += 1
+        for rank, (item, _, source) in enumerate(loaded.fused(wanted, k=BALLOT), 1):
+            votes[item] = votes.get(item, 0.0) + 1.0 / math.log2(rank + 1)
+            if rank <= FIRST:
+                first[item] += 1
+                because.setdefault(item, Counter())[loaded.sources[source].reason] += 1
+    order = sorted(votes, key=lambda item: (-votes[item], item))[:k]
+    hot = {row["item_idx"]: row for row in loaded.hot or ()}
+    entries = []
+    for item in order:
+        reason = f"among the first {FIRST} of {first[item]} of {voters} viewers"
+        if item in because:
+            reason += f", most often: {because[item].most_common(1)[0][0]}"
+        facts: dict[str, Any] = {"viewers": voters, "first_of": first[item]}
+        if item in hot:
+            facts |= {"potential": hot[item]["potential"], "grade": hot[item]["grade"]}
+        entries.append(
+            Entry(loaded.catalogue.items.one(item), votes[item] / voters, "audience", reason, facts)
+        )
+    fallback = None if voters else "popular: nobody in the room is known"
+    nobody = loaded.wanted(-1, (), at_us=at_us, allowed=base)
+    taken = [(item, votes[item] / voters, "audience") for item in order]
+    rest = _popular(loaded, nobody, min(k, loaded.n_items) - len(order), taken)
+    filled = _answer(loaded, rest, k - len(order), fallback, base)
+    shown = (*entries, *filled.entries)
+    return Answer(shown, loaded.version, fallback, _shortfall(len(shown), k, base.count()))
 
 
 def beside(loaded: LoadedBundle, available: Bitmap, item_id: ExternalId, *, k: int) -> Answer:

@@ -178,6 +178,52 @@ class Recommender:
             Answer(tuple(entries), loaded.version, fallback, _shortfall(len(entries), k, live))
         )
 
+    def next_products(
+        self,
+        room_id: ExternalId,
+        *,
+        k: int = 5,
+        allow: Iterable[ExternalId] | None = None,
+        deny: Iterable[ExternalId] = (),
+        category: str | None = None,
+        now: float | None = None,
+    ) -> Answer:
+        """What a live room should pitch next for those who are in it now: products that can be had.
+
+        It is the same for a human host, who reads the reasons, and a virtual one, which takes the first.
+        The viewers' own lists vote; the product on air is left out. Where nobody in the room is known the
+        answer is what is popular, and says so.
+
+        Args:
+            room_id: a live room.
+            k: how many, at least 1.
+            allow: only these products: the line-up of the host, say.
+            deny: none of these.
+            category: only products of this category.
+            now: as for `rooms`.
+
+        Raises:
+            RequestError: k below 1, or the room is not live.
+        """
+        products.check_k(k)
+        current = self._current
+        loaded, at_us = current.loaded, self._at_us(current.loaded, now)
+        there = current.rooms.audience(room_id, now_us=at_us)
+        if there is None:
+            raise RequestError(f"room {room_id!r} is not live; report room_started first")
+        viewers, on_air = there
+        denied = deny if on_air is None else (*deny, on_air)
+        return self._counted(
+            products.for_audience(
+                loaded,
+                current.available,
+                [self._asker(loaded, viewer, personalised=True) for viewer in viewers],
+                Filters(allow, denied, category),
+                k=k,
+                at_us=at_us,
+            )
+        )
+
     def hot(self, *, k: int = 20) -> Answer:
         """The k products most likely to become hot that can be had; the facts hold interval and grade.
 

@@ -21,7 +21,7 @@ from recsys.rooms.content import Content
 from recsys.rooms.events import EventBatch
 from recsys.rooms.explore import NO_FLOORS, ExploreParams, explored
 from recsys.rooms.features import room_features
-from recsys.rooms.params import StateParams
+from recsys.rooms.params import HOUR_US, StateParams
 from recsys.rooms.reasons import room_reasons
 from recsys.rooms.scorer import RoomScorer
 from recsys.rooms.state import LiveState
@@ -33,6 +33,8 @@ MAX_ENDED = 100_000
 MAX_EVENTS = 50_000
 #: Best rooms among which the floors for new streamers are filled.
 EXPLORED_AMONG = 400
+#: Somebody who came longer ago and never left is taken to have left.
+WATCHES_AT_MOST_US = 4 * HOUR_US
 
 
 class GrowingIds:
@@ -270,6 +272,21 @@ class RoomService:
                 room_id = self._rooms.one(int(rooms.room_idx[row]))
                 entries.append(Entry(room_id, float(ranking.scores[place]), "rooms", reason, facts))
             return entries, known, len(rooms)
+
+    def audience(
+        self, room_id: ExternalId, *, now_us: int
+    ) -> tuple[list[ExternalId], ExternalId | None] | None:
+        """Viewers of a room, newest first, and the product on air in it; None where it is not live."""
+        with self._lock:
+            self._state.advance(now_us)
+            rooms = self._state.rooms
+            row = rooms.row(self._rooms.get(room_id))
+            if row < 0:
+                return None
+            users = rooms.audience.of(row, since_us=self._state.now_us - WATCHES_AT_MOST_US)
+            item = int(rooms.item_idx[row])
+            viewers = [self._users.one(int(user)) for user in users]
+            return viewers, self._items.one(item) if item >= 0 else None
 
 
 def _rule() -> RoomScorer:

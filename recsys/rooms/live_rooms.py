@@ -8,6 +8,7 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
+from recsys.rooms.audience import Audience
 from recsys.rooms.decay import DecayedSums
 from recsys.rooms.params import HOUR_US, StateParams
 from recsys.types import IntArray, LongArray
@@ -48,6 +49,7 @@ class LiveRooms:
         item_idx: (capacity,) int32 product on air, -1 for none; aired_us: since when.
         viewers: (capacity,) float64 joins less leaves; may be wrong where the log misses leaves.
         counters: (capacity, RoomCounter, half-lives).
+        audience: the latest viewers of each.
     """
 
     def __init__(self, params: StateParams) -> None:
@@ -63,6 +65,7 @@ class LiveRooms:
         self.aired_us = np.zeros(0, dtype=np.int64)
         self.viewers = np.zeros(0, dtype=np.float64)
         self.counters = DecayedSums(len(RoomCounter), params.room_half_lives_s)
+        self.audience = Audience(params.audience)
 
     def __len__(self) -> int:
         return self._n
@@ -89,6 +92,7 @@ class LiveRooms:
             self.item_idx[row] = -1
             self.viewers[row] = 0.0
             self.counters.values[row] = 0.0
+            self.audience.clear(row)
             self.aired_us[row] = self.heard_us[row] = at_us
         self.streamer_idx[row] = streamer
         self.started_us[row] = at_us
@@ -111,6 +115,7 @@ class LiveRooms:
                 column = getattr(self, name)
                 column[row] = column[last]
             self.counters.values[row] = self.counters.values[last]
+            self.audience.move(last, row)
             self._row_of[self.room_idx[row]] = row
         return True
 
@@ -148,7 +153,7 @@ class LiveRooms:
         parts = {f"live_{name}": getattr(self, name)[: self._n].copy() for name in COLUMNS}
         parts["live_counters"] = self.counters.values[: self._n].copy()
         parts["live_landmark_us"] = np.array([self.counters.landmark_us], dtype=np.int64)
-        return parts
+        return parts | self.audience.to_parts(self._n)
 
     def load_parts(self, parts: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """Take over what `to_parts` gave; no room may be live."""
@@ -158,6 +163,7 @@ class LiveRooms:
             getattr(self, name)[: self._n] = parts[f"live_{name}"]
         self.counters.landmark_us = int(parts["live_landmark_us"][0])
         self.counters.values[: self._n] = parts["live_counters"]
+        self.audience.load_parts(parts)
 
     def _reach(self, room: int) -> None:
         if room >= len(self._row_of):
@@ -181,3 +187,4 @@ class LiveRooms:
             column: npt.NDArray[np.generic] = getattr(self, name)
             setattr(self, name, np.concatenate([column, np.zeros(capacity - len(column), column.dtype)]))
         self.counters.grow(capacity)
+        self.audience.grow(capacity)

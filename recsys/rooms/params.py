@@ -14,7 +14,7 @@ DAY_US = 24 * HOUR_US
 class StateParams(Params):
     """Bounds and half-lives of `LiveState`.
 
-    Memory: a live room takes about 270 bytes, a streamer or product 100, a user at most 1.4 kB and 190 bytes
+    Memory: a live room takes about 650 bytes, a streamer or product 100, a user at most 1.4 kB and 190 bytes
     for each streamer that is remembered with them.
 
     Attributes:
@@ -26,6 +26,7 @@ class StateParams(Params):
         popularity_half_lives_h: of a streamer's counters.
         item_half_lives_h: of a product's counters.
         history: latest actions kept for each user.
+        audience: latest viewers kept for each live room.
         shown: latest rooms shown to each user that are kept.
         shown_delay_s: a room counts as shown this long after the impression, so that the page that a request
             itself was answered with says nothing about its answer.
@@ -45,6 +46,7 @@ class StateParams(Params):
     popularity_half_lives_h: tuple[float, ...] = (1.0, 24.0, 168.0)
     item_half_lives_h: tuple[float, ...] = (6.0, 24.0, 168.0)
     history: int = Field(default=48, ge=1)
+    audience: int = Field(default=32, ge=1)
     shown: int = Field(default=48, ge=1)
     shown_delay_s: float = Field(default=60.0, ge=0)
     bounce_s: float = Field(default=30.0, ge=0)

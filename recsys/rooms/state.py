@@ -170,6 +170,7 @@ class LiveState:
         self.pairs.forget(user)
         self.actions.forget(user)
         self.shown.forget(user)
+        self.rooms.audience.forget(user)
         if user < len(self.last_visit_us):
             self.users.values[user] = 0.0
             self.last_visit_us[user] = NEVER_US
@@ -219,8 +220,13 @@ class LiveState:
         column = np.where(product_click, int(RoomCounter.CLICK), column)
         counted = column >= 0
         self.rooms.counters.add(rows[counted], column[counted], inside.timestamp_us[counted])
-        np.add.at(self.rooms.viewers, rows[column == RoomCounter.JOIN], 1.0)
-        np.add.at(self.rooms.viewers, rows[column == RoomCounter.LEAVE], -1.0)
+        came, went = column == RoomCounter.JOIN, column == RoomCounter.LEAVE
+        np.add.at(self.rooms.viewers, rows[came], 1.0)
+        np.add.at(self.rooms.viewers, rows[went], -1.0)
+        if came.any():
+            self.rooms.audience.come(rows[came], inside.user_idx[came], inside.timestamp_us[came])
+        if went.any():
+            self.rooms.audience.go(rows[went], inside.user_idx[went], inside.timestamp_us[went])
 
     def _count_items(self, events: EventBatch) -> None:
         item = np.where(events.item_idx >= 0, events.item_idx, events.on_air_idx)
@@ -307,6 +313,7 @@ class LiveState:
             live = place >= 0
             self.rooms.counters.add(place[live], RoomCounter.LEAVE, over_us[live])
             np.add.at(self.rooms.viewers, place[live], -1.0)
+            self.rooms.audience.go(place[live], user[live], over_us[live])
 
     def _reach_users(self, user: int) -> None:
         if user >= len(self.last_visit_us):

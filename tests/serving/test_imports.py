@@ -26,6 +26,7 @@ recommender.room_started("a", "s-1")
 recommender.on_air("a", "i-04")
 recommender.observe(Event(1000, Behaviour.ENTER, datetime(2026, 3, 1, 2, tzinfo=timezone.utc), room_id="a"))
 assert sorted(recommender.rooms(1000).ids) == ["a", "r-1"]
+assert recommender.next_products("a", k=3).ids
 recommender.room_ended("a")
 assert recommender.rooms(1000).ids == ["r-1"]
 assert recommender.hot().ids and recommender.similar("i-03").ids

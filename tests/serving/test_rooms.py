@@ -246,3 +246,63 @@ def test_what_is_over_is_gone_from_the_very_next_answer(make_bundle: MakeBundle)
             suppress_health_check=[HealthCheck.too_slow],
         ),
     )
+
+
+def test_the_audience_of_a_room_decides_what_comes_next(make_bundle: MakeBundle) -> None:
+    """Two viewers of dresses (products 0, 3, 6 ...) and one of tea (1, 4, 7 ...): dresses come first."""
+    recommender = load(make_bundle(sections=sections_with_rooms()))
+    recommender.room_started("a", "s-0")
+    for n, (viewer, category) in enumerate([("ann", 0), ("ben", 0), ("cat", 1)]):
+        for item in (category, category + 9):
+            moment = AS_OF + timedelta(minutes=n)
+            recommender.observe(Event(viewer, Behaviour.VIEW, moment, item_id=item_id(item)))
+        recommender.observe(enter(viewer, "a", minutes=5 + n))
+    answer = recommender.next_products("a", k=4)
+    assert answer.fallback is None
+    categories = [int(str(entry.id)[2:]) % 3 for entry in answer]
+    assert categories[0] == 0
+    assert answer.entries[0].facts["viewers"] == 3
+    assert "of 3 viewers" in answer.entries[0].reason
+    scores = [entry.score for entry in answer]
+    assert scores == sorted(scores, reverse=True)
+    # Who has left votes no more.
+    for viewer in ("ann", "ben"):
+        recommender.observe(Event(viewer, Behaviour.LEAVE, AS_OF + timedelta(minutes=20), room_id="a"))
+    left = recommender.next_products("a", k=4)
+    assert left.entries[0].facts["viewers"] == 1
+    assert int(str(left.ids[0])[2:]) % 3 == 1
+
+
+def test_what_is_on_air_sold_out_or_not_in_the_line_up_is_not_pitched(make_bundle: MakeBundle) -> None:
+    recommender = load(make_bundle(sections=sections_with_rooms()))
+    recommender.room_started("a", "s-0")
+    recommender.observe(enter(KNOWN, "a"))
+    everything = recommender.next_products("a", k=N_ITEMS).ids
+    assert item_id(59) not in everything  # sold out
+    assert len(everything) == len(set(everything)) == N_ITEMS - 1
+    recommender.on_air("a", everything[0])
+    assert everything[0] not in recommender.next_products("a", k=N_ITEMS).ids
+    recommender.stock_changed(everything[1], 0)
+    assert everything[1] not in recommender.next_products("a", k=N_ITEMS).ids
+    line_up = everything[0:6]
+    assert set(recommender.next_products("a", k=9, allow=line_up).ids) == set(line_up[2:])
+    assert line_up[3] not in recommender.next_products("a", k=9, allow=line_up, deny=line_up[3:4]).ids
+
+
+def test_a_room_of_strangers_gets_what_is_popular_and_one_that_is_over_none(recommender: Recommender) -> None:
+    recommender.room_started("a", "s-0")
+    recommender.observe(enter("nobody knows me", "a"))
+    answer = recommender.next_products("a", k=3)
+    assert answer.fallback == "popular: nobody in the room is known"
+    assert len(answer) == 3
+    recommender.room_ended("a")
+    with pytest.raises(RequestError, match="room 'a' is not live"):
+        recommender.next_products("a")
+    with pytest.raises(RequestError, match="k=0"):
+        recommender.next_products("a", k=0)
+
+
+def test_who_has_opted_out_has_no_vote(recommender: Recommender) -> None:
+    recommender.room_started("a", "s-0")
+    recommender.observe(enter(user_id(2), "a"))  # user 2 has opted out
+    assert recommender.next_products("a").fallback == "popular: nobody in the room is known"
