@@ -4,8 +4,9 @@
     python experiments/rooms_sim.py --world kuailive              # the second generator, KuaiLive's layout
     python experiments/rooms_sim.py --world twitch                # the second generator, Twitch's layout
 
-The models are fitted on what was known before the first request, and then the whole log is replayed. `share`
-is the part of the headroom between decayed visits (0) and true utilities (1) that a ranking reaches.
+Every baseline is tuned on what was known before the first request (room_baselines.py). The models are fitted
+on what was known then, and the whole log is replayed. `share` is the part of the headroom between decayed
+visits (0) and true utilities (1) that a ranking reaches.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from room_baselines import BASELINES, tuned
 
 from recsys.data.dataset import Dataset
 from recsys.data.prepare import prepare
@@ -29,7 +31,8 @@ from recsys.data.simulate import SimulationParams, simulate
 from recsys.data.simulate.drift import DriftParams, simulate_drift
 from recsys.data.sources import import_source
 from recsys.rooms.baselines import PopularNow, tuned_visit_count
-from recsys.rooms.model import RoomModel
+from recsys.rooms.examples import ExampleParams
+from recsys.rooms.model import RoomModel, RoomParams
 from recsys.rooms.replay import KnownIds, RoomRanker, moments_us, replay
 from recsys.rooms.scorer import RoomRanking, RoomScorer
 from recsys.rooms.state import LiveState
@@ -121,14 +124,22 @@ def run(world: str, seed: int) -> list[dict[str, object]]:
         model = RoomModel()
         scorer = model.fit(before)
         fitted_s = time.perf_counter() - started
+        params = RoomParams(examples=ExampleParams(negatives="any"))
         log = Dataset.whole(Path(scratch) / "dataset")
         ids = KnownIds(before.users.ids, before.items.ids, before.streamers.ids)
-        counting = tuned_visit_count(model.examples, scorer.state_params, scorer.content)
+        of_replay = (scorer.state_params, scorer.content)
+        counting = tuned_visit_count(model.examples, *of_replay)
         rankers: dict[str, RoomRanker] = {
-            "popularity now": PopularNow(scorer.state_params, scorer.content),
+            "popularity now": PopularNow(*of_replay),
             f"visits, half-life {counting.half_life_days:g} days": counting,
+        }
+        for name, (fit, options) in BASELINES.items():
+            rankers[name], found_out = tuned(fit, options, before, log, *of_replay)
+            print(f"{name}: {found_out}", flush=True)
+        rankers |= {
             "room model": scorer,
             "room model, products on air shuffled": ShuffledAir(scorer),
+            "room model, negatives live or not": RoomModel(params).fit(before),
         }
         found = {name: gains(ranker, log, requests, ids) for name, ranker in rankers.items()}
     found["true utilities"] = requests.true_gain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,8 @@ class ExampleParams(Params):
         visits: most visits taken, at random.
         share: the last part of the log's time from which they are taken; before it the state fills.
         rooms: most rooms of one example: the one entered, those shown and passed over, and others live then.
+        negatives: `live` takes the other rooms as they were; `any` gives them the streamers of any rooms the
+            log has shown by then, live or not, which is what not to do and is here to be measured.
         bounced, stayed, bought: weight of a visit that was a short exit, of one that lasted `stay_s` and
             more, and of one with a purchase; any other visit has weight 1.
         stay_s: see `stayed`.
@@ -41,6 +44,7 @@ class ExampleParams(Params):
     visits: int = Field(default=40_000, ge=1)
     share: float = Field(default=0.7, gt=0, le=1)
     rooms: int = Field(default=48, ge=2)
+    negatives: Literal["live", "any"] = "live"
     bounced: float = Field(default=0.7, ge=0)
     stayed: float = Field(default=1.0, ge=0)
     bought: float = Field(default=1.3, ge=0)
@@ -119,11 +123,15 @@ def collect_examples(
         if entered >= 0 and len(state.rooms) > 1:
             rooms = _candidates(state, user, entered, at_us, c, rng)
             n = len(rooms)
+            of_rooms = state.rooms.streamer_idx[rooms]
+            if params.negatives == "any":
+                state.rooms.streamer_idx[rooms[1:]] = _any_streamers(state, at_us, n - 1, rng)
             rows.at_us[made], rows.user_idx[made], rows.weight[made] = at_us, user, weight
             rows.mask[made, :n] = True
             rows.features[made, :n] = room_features(state, plain, user, rooms, at_us)
             rows.streamer_idx[made, :n] = state.rooms.streamer_idx[rooms]
             rows.item_idx[made, :n] = state.rooms.item_idx[rooms]
+            state.rooms.streamer_idx[rooms] = of_rooms
             _read(state, user, at_us, rows, made)
             made += 1
         if progress is not None and (done % _REPORT == 0 or done == len(visits)):
@@ -181,6 +189,11 @@ def _candidates(
         order = np.argsort(rng.random(len(others)) - shown, kind="stable")
         others = others[order[: most - 1]]
     return np.concatenate([np.array([entered], dtype=np.int32), others])
+
+
+def _any_streamers(state: LiveState, at_us: int, n: int, rng: np.random.Generator) -> IntArray:
+    known = np.flatnonzero(state.first_seen_us <= at_us)
+    return rng.choice(known, n).astype(np.int32)
 
 
 def _read(state: LiveState, user: int, at_us: int, rows: RoomExamples, place: int) -> None:
