@@ -33,8 +33,9 @@ from recsys.types import Behaviour, ExternalId
 from serving.answer import Answer
 from serving.recommender import Recommender
 from training.config import TrainingConfig
+from training.hot_plots import hot_followed_figure
 from training.pipeline import Trained, refit, train
-from training.plots import comparison_figure, hot_followed_figure
+from training.plots import comparison_figure
 from training.promote import promote
 from training.tracking import Tracker
 

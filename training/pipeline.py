@@ -30,8 +30,9 @@ from recsys.types import Progress, Target
 from training.candidates import candidate_models, fit_all
 from training.config import TrainingConfig
 from training.export import product_sections
+from training.hot_plots import reliability_figure
 from training.judging import Trial, fused_sources, run_trial
-from training.plots import comparison_figure, learning_curve_figure, reliability_figure, segments_figure
+from training.plots import comparison_figure, learning_curve_figure, segments_figure
 from training.promote import ANSWER, BASELINE, Results, record_result
 from training.room_judging import POPULAR_NOW, ROOM_MODEL, RoomTrial, room_result, run_room_trial
 from training.tracking import Run, Tracker

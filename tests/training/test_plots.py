@@ -22,13 +22,8 @@ from recsys.evaluation.bootstrap import Interval
 from recsys.evaluation.table import ALL, NEW_ITEMS, Row
 from recsys.hot.score import HotScores
 from recsys.models.tower_training import LearningPoint
-from training.plots import (
-    comparison_figure,
-    hot_followed_figure,
-    learning_curve_figure,
-    reliability_figure,
-    segments_figure,
-)
+from training.hot_plots import hot_followed_figure, reliability_figure
+from training.plots import comparison_figure, learning_curve_figure, segments_figure
 
 NAN = float("nan")
 ROWS = [
