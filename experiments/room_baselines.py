@@ -20,6 +20,7 @@ from recsys.data.split import Window
 from recsys.models.collaborative import ALS, ALSParams
 from recsys.models.training_examples import HISTORY_BEHAVIOURS
 from recsys.models.two_tower import TwoTower, TwoTowerParams
+from recsys.rooms.catalogue import state_params_of
 from recsys.rooms.content import Content
 from recsys.rooms.judging import judge_rooms
 from recsys.rooms.params import StateParams
@@ -45,10 +46,13 @@ ALS_OPTIONS = tuple(
 #: SASRec (Kang & McAuley 2018): causal self-attention over the user's own sequence, ids alone, a full softmax
 #: in the place of its binary loss, which Klenitskiy & Vasilev 2023 found to be its weak part.
 _SASREC = TwoTowerParams(
-    layers=2, user_id_embedding=False, user_features=(), target_features=(), loss="full", patience=3
+    layers=2, user_id_embedding=False, user_features=(), target_features=(), loss="full", max_steps=800
 )
 SASREC_OPTIONS = (_SASREC, _SASREC.model_copy(update={"dropout": 0.3, "layers": 1}))
-TWO_TOWER_OPTIONS = (TwoTowerParams(), TwoTowerParams(dropout=0.3, user_id_embedding=False))
+TWO_TOWER_OPTIONS = (
+    TwoTowerParams(max_steps=800),
+    TwoTowerParams(max_steps=800, dropout=0.3, user_id_embedding=False),
+)
 
 
 class StreamerRanking:
@@ -105,13 +109,15 @@ def fit_als(params: ALSParams, dataset: Dataset) -> Fitted:
 
 
 def fit_towers(params: TwoTowerParams, dataset: Dataset) -> Fitted:
-    """A sequence model over streamers; the history is read as it stands at the request."""
-    model = TwoTower(params, target=Target.ROOM, device="cpu").fit(dataset)
+    """A sequence model over the streamers that users visited, read as the sequence stands at the request."""
+    visit = state_params_of(dataset).visit
+    visits = replace(dataset, events=dataset.events.where(dataset.events.is_any((visit,))))
+    model = TwoTower(params, target=Target.ROOM, device="cpu").fit(visits)
     n, length = len(model.target_vectors), params.history_length
     known_users = len(dataset.users)
 
     def vector(user: int, events: Events, now_us: int) -> FloatArray:
-        rows = np.flatnonzero(events.streamer_idx < n)[-length:]
+        rows = np.flatnonzero((events.streamer_idx < n) & events.is_any((visit,)))[-length:]
         latest = events.where(rows)
         pad = length - len(rows)
 

@@ -152,10 +152,18 @@ def score_hot_items(
         DataError, ModelError: there is too little log.
     """
     check_out(out)
-    params = HotParams()
-    wanted = params.target if horizon is None else params.target.with_horizon(Horizon.parse(horizon))
-    wanted = wanted.model_copy(update={"target": HotTarget(target)})
-    params = params.model_copy(update={"target": wanted})
+    params = hot_params(horizon, target)
     scores = score_hot(Dataset.load(dataset), as_of=as_of, params=params, progress=progress)
     write_table(scores.table.drop_columns(["item_idx"]), out)
     return scores
+
+
+def hot_params(horizon: str | None, target: str) -> HotParams:
+    """The defaults with a horizon `first:last` of days ahead, if given, and a target.
+
+    Raises:
+        ConfigError: the horizon cannot be read.
+    """
+    params = HotParams()
+    wanted = params.target if horizon is None else params.target.with_horizon(Horizon.parse(horizon))
+    return params.model_copy(update={"target": wanted.model_copy(update={"target": HotTarget(target)})})

@@ -308,6 +308,14 @@ def hot(
         str | None, typer.Option(help="Days ahead, first:last, both included; 7:15 if not given.")
     ] = None,
     target: Annotated[TargetChoice, typer.Option(help="What to look for.")] = TargetChoice.BREAKOUT,
+    backtest: Annotated[
+        bool,
+        typer.Option(
+            "--backtest",
+            help="Judge it instead, at every week of the last half of the log; --out is a table.",
+        ),
+    ] = False,
+    track: Annotated[bool, typer.Option(help="Record a backtest in MLflow.")] = True,
 ) -> None:
     """Each product's chance of becoming hot in the days ahead, with grade, bounds and reasons.
 
@@ -316,6 +324,9 @@ def hot(
     from recsys.batch import score_hot_items
     from recsys.reports import show_hot
 
+    if backtest:
+        _backtest_hot(dataset, out, as_of=_day(as_of), horizon=horizon, target=target.value, track=track)
+        return
     with _progress() as report:
         scores = score_hot_items(
             dataset, out, as_of=_day(as_of), horizon=horizon, target=target.value, progress=report
@@ -381,6 +392,26 @@ def demo(
     from recsys.demo import run_demo
 
     run_demo(out, console)
+
+
+def _backtest_hot(
+    dataset: Path, out: Path, *, as_of: date | None, horizon: str | None, target: str, track: bool
+) -> None:
+    from recsys.batch import hot_params
+    from recsys.data.dataset import Dataset
+    from recsys.reports import show_backtest
+    from recsys.tables import check_out, write_table
+    from training.hot_backtest import hot_backtest
+    from training.tracking import Tracker
+
+    check_out(out)
+    params = hot_params(horizon, target)
+    tracker = Tracker() if track else None
+    with _progress() as report:
+        found = hot_backtest(Dataset.load(dataset), params, as_of=as_of, tracker=tracker, progress=report)
+    write_table(found.summary, out)
+    show_backtest(console, found)
+    console.print(f"{found.summary.num_rows:,} figures in {out}")
 
 
 def _time(text: str, option: str) -> datetime:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from recsys.data.prepare import PrepareSummary
     from recsys.data.simulate import SimulationSummary
     from recsys.data.sources import ImportSummary
+    from recsys.hot.backtest import BacktestReport
     from recsys.hot.score import HotScores
     from training.pipeline import Trained
 
@@ -29,6 +30,14 @@ SHOWN = {
 }
 #: The same of rooms.
 SHOWN_ROOMS = {"ndcg@10": "NDCG@10", "recall@10": "recall@10", "mrr@10": "MRR@10", "coverage@10": "coverage"}
+#: The same of hot items.
+SHOWN_HOT = {
+    "average_precision": "avg. precision",
+    "precision_at_50": "P@50",
+    "recall_top_2_percent": "found in top 2 %",
+    "matched_lift_50": "lift",
+    "median_lead_days": "lead days",
+}
 #: Quarantine reasons shown in full; the rest is in the Dataset's manifest.
 MAX_REASONS = 12
 
@@ -155,6 +164,28 @@ def show_trained(console: Console, trained: Trained) -> None:
     if trained.run_id is not None:
         console.print(f"MLflow run {trained.run_id}, registered as challenger")
     console.print(f"bundle in {trained.bundle}")
+
+
+def show_backtest(console: Console, report: BacktestReport) -> None:
+    """Every ranking of hot items beside every other: means over the weekly origins, the model's first."""
+    metrics = dict.fromkeys(name for name in report.summary["metric"].to_pylist() if name in SHOWN_HOT)
+    rows: dict[str, dict[str, Interval]] = {}
+    for row in report.summary.to_pylist():
+        found = Interval(row["mean"], row["lower"], row["upper"])
+        rows.setdefault(row["ranking"], {})[row["metric"]] = found
+    heads = tuple(SHOWN_HOT[name] for name in metrics)
+    origins = len(set(report.by_origin["origin"].to_pylist()))
+    title = f"{origins} weekly origins: means, with the 95 % interval of {heads[0]}"
+    table = grid(title, "ranking", *heads, right=heads, whole=("ranking",))
+    for ranking, values in rows.items():
+        first, *rest = (values[name] for name in metrics)
+        table.add_row(ranking, interval_text(first), *(f"{value.mean:.3f}" for value in rest))
+    console.print(table)
+    said, seen, skill = (report.mean(name).mean for name in ("potential_mean", "base_rate", "brier_skill"))
+    console.print(
+        f"calibration: mean potential {said:.2%}, observed {seen:.2%}; Brier skill over the base rate "
+        f"{skill:.3f}"
+    )
 
 
 def show_hot(

@@ -56,12 +56,21 @@ def memberships(items: Entities) -> dict[str, sparse.csr_matrix]:
 
 
 def category_codes(items: Entities) -> IntArray:
-    """(n,) int32 code of each item's category; items without one share a code."""
+    """(n,) int32 code of each item's category, a place in `category_names`; items without one share one."""
+    return _categories(items)[1]
+
+
+def category_names(items: Entities) -> tuple[str, ...]:
+    """The categories in the order of their codes; an empty name for items without one."""
+    return _categories(items)[0]
+
+
+def _categories(items: Entities) -> tuple[tuple[str, ...], IntArray]:
     category = _texts(items, "category")
     if category is None:
-        return np.zeros(len(items), dtype=np.int32)
-    _, codes = np.unique(np.array([text or "" for text in category]), return_inverse=True)
-    return codes.astype(np.int32)
+        return ("",), np.zeros(len(items), dtype=np.int32)
+    names, codes = np.unique(np.array([text or "" for text in category]), return_inverse=True)
+    return tuple(names.tolist()), codes.astype(np.int32)
 
 
 def _texts(items: Entities, name: str) -> list[str | None] | None:
