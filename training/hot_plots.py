@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _DAYS_BEFORE = 28
 _CATEGORIES = 12
-_LABEL = 28
 
 
 def reliability_figure(reliability: pa.Table) -> Figure:
@@ -147,7 +146,9 @@ def precision_by_week_figure(by_origin: pa.Table, metric: str) -> Figure:
         days, found = zip(*sorted(values[name].items()), strict=True)
         axes.plot(days, found, "-o", color=colour, markersize=3, label=name.replace("_", " "))
     axes.set_ylim(bottom=0)
-    axes.tick_params(axis="x", rotation=30)
+    every = max(1, len(values[MODEL]) // 8)
+    shown_days = sorted(values[MODEL])[::every]
+    axes.set_xticks(shown_days, [day.isoformat() for day in shown_days], rotation=30, ha="right")
     dress(axes, f"{metric.replace('_', ' ')}, week by week", grid="y")
     legend(axes)
     return figure
@@ -175,7 +176,7 @@ def category_heat_figure(report: BacktestReport, categories: tuple[str, ...]) ->
     axes = figure.subplots()
     picture = axes.imshow(means, aspect="auto", cmap="YlOrRd", vmin=0)
     names = [categories[code] if 0 <= code < len(categories) else "no category" for code in top]
-    axes.set_yticks(range(len(top)), [str(name)[:_LABEL] for name in names])
+    axes.set_yticks(range(len(top)), [label(name) for name in names])
     every = max(1, len(origins) // 8)
     days = [report.panel.date_of(int(origin)).isoformat() for origin in origins]
     axes.set_xticks(range(0, len(origins), every), days[::every], rotation=30, ha="right")
