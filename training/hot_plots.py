@@ -136,6 +136,7 @@ def precision_by_week_figure(by_origin: pa.Table, metric: str) -> Figure:
     for row in rows.to_pylist():
         values.setdefault(row["ranking"], {})[row["origin"]] = row["value"]
     rules = {name: np.nanmean(list(of.values())) for name, of in values.items() if name != MODEL}
+    days = sorted(values[MODEL])
     shown = [(MODEL, BLUE)]
     if rules:
         best = max(rules, key=lambda name: rules[name])
@@ -143,12 +144,12 @@ def precision_by_week_figure(by_origin: pa.Table, metric: str) -> Figure:
     figure = new_figure(7.6, 3.2)
     axes = figure.subplots()
     for name, colour in shown:
-        days, found = zip(*sorted(values[name].items()), strict=True)
-        axes.plot(days, found, "-o", color=colour, markersize=3, label=name.replace("_", " "))
+        found = [values[name].get(day, np.nan) for day in days]
+        axes.plot(range(len(days)), found, "-o", color=colour, markersize=3, label=name.replace("_", " "))
     axes.set_ylim(bottom=0)
-    every = max(1, len(values[MODEL]) // 8)
-    shown_days = sorted(values[MODEL])[::every]
-    axes.set_xticks(shown_days, [day.isoformat() for day in shown_days], rotation=30, ha="right")
+    every = max(1, len(days) // 8)
+    labels = [day.isoformat() for day in days]
+    axes.set_xticks(range(0, len(days), every), labels[::every], rotation=30, ha="right")
     dress(axes, f"{metric.replace('_', ' ')}, week by week", grid="y")
     legend(axes)
     return figure
