@@ -171,6 +171,10 @@ def create_app(
         allow: Ids = None,
         deny: Ids = None,
         category: Annotated[str | None, Query(max_length=_ID_LENGTH)] = None,
+        price_min: float | None = None,
+        price_max: float | None = None,
+        max_per_category: Annotated[int | None, Query(ge=1)] = None,
+        diversity: Annotated[float, Query(ge=0, le=1)] = 0.0,
         personalised: bool = True,
     ) -> AnswerOut:
         """The best k products for a user, among those that can be had."""
@@ -183,6 +187,9 @@ def create_app(
                     allow=allow,
                     deny=deny or (),
                     category=category,
+                    price=None if price_min is None and price_max is None else (price_min, price_max),
+                    max_per_category=max_per_category,
+                    diversity=diversity,
                     personalised=personalised,
                 )
             )

@@ -36,7 +36,7 @@ Found = tuple[int, float, str]
 
 
 class LoadedBundle:
-    """The sources, the combiner and the catalogue of one bundle.
+    """The sources, the combiner and the catalogue of one bundle; `categories` is (items,) codes, -1 for none.
 
     Args:
         bundle: opened, so every byte was checked against its hash.
@@ -87,7 +87,8 @@ class LoadedBundle:
                 self.hot = read_hot(name, section, n_items=self.n_items)
         self._check_sources()
         self.in_stock = self._in_stock()
-        self._category_names, self._categories = self._read_categories()
+        self._category_names, self.categories = self._read_categories()
+        self._prices = self._read_prices()
         self._warm()
 
     @classmethod
@@ -179,7 +180,16 @@ class LoadedBundle:
     def category(self, name: str) -> Bitmap:
         """The items of a category; none of an unknown one."""
         code = self._category_names.get(name, -2)
-        return Bitmap.of(self._categories == code)
+        return Bitmap.of(self.categories == code)
+
+    def priced(self, least: float | None, most: float | None) -> Bitmap:
+        """The items whose price is known and within the bounds; None is no bound."""
+        inside = np.isfinite(self._prices)
+        if least is not None:
+            inside &= self._prices >= least
+        if most is not None:
+            inside &= self._prices <= most
+        return Bitmap.of(inside)
 
     def _read_categories(self) -> tuple[dict[str, int], IntArray]:
         table = self.catalogue.item_table
@@ -188,6 +198,13 @@ class LoadedBundle:
         encoded = pc.dictionary_encode(table["category"].combine_chunks().cast(pa.string()))
         names = {name: code for code, name in enumerate(encoded.dictionary.to_pylist())}
         return names, _numbers(encoded.indices, np.dtype(np.int32), -1)
+
+    def _read_prices(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        table = self.catalogue.item_table
+        if "price" not in table.column_names or not self.n_items:
+            return np.full(self.n_items, np.nan)
+        price = table["price"].combine_chunks().cast(pa.float64())
+        return _numbers(price, np.dtype(np.float64), np.nan)
 
     def _in_stock(self) -> Bitmap:
         """Which items the catalogue does not call sold out."""

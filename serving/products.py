@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from recsys.types import ExternalId
 from serving.answer import Answer, Entry, NotServed, RequestError
 from serving.bitmap import Bitmap
+from serving.diversity import Shape, shaped
 from serving.loaded import Found, LoadedBundle
 from serving.sources import Wanted
 from serving.state import Action
@@ -30,11 +31,14 @@ class Filters:
         allow: only these products, if given; ids that the bundle does not know are passed over.
         deny: none of these products.
         category: only products of this category, if given.
+        price: only products that cost from the first to the second, None for no bound; one without a price
+            is left out.
     """
 
     allow: Iterable[ExternalId] | None = None
     deny: Iterable[ExternalId] = ()
     category: str | None = None
+    price: tuple[float | None, float | None] | None = None
 
     def apply(self, loaded: LoadedBundle, allowed: Bitmap) -> None:
         """Takes out of `allowed` what the request does not want."""
@@ -45,6 +49,8 @@ class Filters:
             allowed &= only
         if self.category is not None:
             allowed &= loaded.category(self.category)
+        if self.price is not None:
+            allowed &= loaded.priced(*self.price)
         denied = [index for item in self.deny if (index := items.get(item)) >= 0]
         if denied:
             allowed.remove(denied)
@@ -70,6 +76,7 @@ def for_user(
     available: Bitmap,
     asker: Asker,
     filters: Filters,
+    shape: Shape,
     *,
     k: int,
     repeat: bool | None,
@@ -88,11 +95,19 @@ def for_user(
         returns = loaded.returns if repeat is None else repeat
         if not returns:
             allowed.remove(loaded.consumed(asker.user_idx, wanted))
-        found = loaded.fused(wanted, k=min(k, loaded.n_items))
+        found = loaded.fused(wanted, k=min(shape.pool(k), loaded.n_items))
         if all(loaded.is_popular(source) for _, _, source in found):
             why_not = "nothing is known of the user"
-    found += _popular(loaded, wanted, min(k, loaded.n_items) - len(found), found)
-    return _answer(loaded, found, k, None if why_not is None else f"popular: {why_not}", allowed)
+    found += _popular(loaded, wanted, min(shape.pool(k), loaded.n_items) - len(found), found)
+    vectors = None if loaded.vectors is None else loaded.vectors.index.vectors
+    fallback = None if why_not is None else f"popular: {why_not}"
+    answer = _answer(loaded, shaped(found, shape, loaded.categories, vectors, k=k), k, fallback, allowed)
+    if len(answer) < min(k, len(found)):
+        left_out = (
+            f"max_per_category={shape.max_per_category} leaves out all but {len(answer)} of {len(found)}"
+        )
+        return replace(answer, shortfall=left_out)
+    return answer
 
 
 def for_audience(

@@ -25,6 +25,7 @@ from recsys.types import Behaviour, Event, ExternalId
 from serving import products
 from serving.answer import Answer, RequestError
 from serving.bitmap import Bitmap
+from serving.diversity import Shape
 from serving.loaded import LoadedBundle
 from serving.products import Asker, Filters
 from serving.reload import Follower
@@ -104,6 +105,9 @@ class Recommender:
         allow: Iterable[ExternalId] | None = None,
         deny: Iterable[ExternalId] = (),
         category: str | None = None,
+        price: tuple[float | None, float | None] | None = None,
+        max_per_category: int | None = None,
+        diversity: float = 0.0,
         personalised: bool = True,
         now: float | None = None,
     ) -> Answer:
@@ -116,21 +120,27 @@ class Recommender:
             allow: only these products; ids that the bundle does not know are passed over.
             deny: none of these products.
             category: only products of this category.
+            price: only products that cost from the first to the second; None is no bound.
+            max_per_category: at most so many products of one category.
+            diversity: from 0, the order of the scores, to 1, what is least like the products above it; see
+                `serving.diversity`. A product may then score less than one below it.
             personalised: False answers without using anything of this user.
             now: the moment of asking, seconds since the epoch; None is the time of the log: the latest of
                 the bundle's own moment and all observed events, so that a replay needs no clock.
 
         Raises:
-            RequestError: k below 1.
+            RequestError: k below 1, or max_per_category or diversity outside its range.
         """
         products.check_k(k)
+        shape = Shape(max_per_category, diversity)
         current = self._current
         return self._counted(
             products.for_user(
                 current.loaded,
                 current.available,
                 self._asker(current.loaded, user_id, personalised),
-                Filters(allow, deny, category),
+                Filters(allow, deny, category, price),
+                shape,
                 k=k,
                 repeat=repeat,
                 at_us=self._at_us(current.loaded, now),

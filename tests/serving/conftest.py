@@ -140,6 +140,7 @@ def make_sections(
                 "stock": pa.array(
                     [None if i % 7 == 0 else 5 * (i != 59) for i in range(n_items)], pa.int64()
                 ),
+                "price": pa.array([None if i % 5 == 0 else 0.5 * i for i in range(n_items)], pa.float64()),
             }
         ),
         users=IdMap(pa.array([str(user_id(u)) for u in range(N_USERS)], pa.string()), pa.int64()),

@@ -1,0 +1,97 @@
+"""How a list is made of its best candidates: caps, and a re-ranking that avoids too much of one kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from recsys.types import FloatArray, IntArray
+from serving.answer import RequestError
+from serving.loaded import Found
+
+#: Candidates that a list is put together from, at least; the cost of a re-ranking is bounded by it.
+POOL = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a list must look like, beside being of the best.
+
+    Attributes:
+        max_per_category: at most so many products of one category; products without one are not counted.
+        diversity: from 0, the order of the scores, to 1, what is least like the products above it.
+
+    Raises:
+        RequestError: a value outside its range.
+    """
+
+    max_per_category: int | None = None
+    diversity: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.max_per_category is not None and self.max_per_category < 1:
+            raise RequestError(f"max_per_category={self.max_per_category}: allow at least 1")
+        if not 0.0 <= self.diversity <= 1.0:
+            raise RequestError(f"diversity={self.diversity}: choose from 0 to 1")
+
+    @property
+    def plain(self) -> bool:
+        """Whether the order of the scores is all that is asked for."""
+        return self.max_per_category is None and self.diversity == 0.0
+
+    def pool(self, k: int) -> int:
+        """How many candidates it takes for a list of k."""
+        return k if self.plain else max(POOL, 2 * k)
+
+
+def shaped(
+    found: list[Found], shape: Shape, categories: IntArray, vectors: FloatArray | None, *, k: int
+) -> list[Found]:
+    """At most k of the candidates, chosen one after the other by maximal marginal relevance.
+
+    The next is the one with the most (1 - diversity) * relevance - diversity * similarity, where relevance
+    is the score from 0 for the worst candidate to 1 for the best, and similarity the largest cosine with a
+    product above it (Carbonell & Goldstein 1998, "The use of MMR, diversity-based reranking"). Products of
+    one category are alike where there are no vectors. A category that is full is passed over.
+
+    Args:
+        found: candidates, best first.
+        shape: what the list must look like.
+        categories: (items,) int32 codes, -1 for none.
+        vectors: (items, d) float32, or None.
+        k: length of the list.
+    """
+    if shape.plain or not found:
+        return found[:k]
+    items = np.array([item for item, _, _ in found])
+    scores = np.array([score for _, score, _ in found], dtype=np.float64)
+    spread = scores.max() - scores.min()
+    relevance = (scores - scores.min()) / spread if spread > 0 else np.ones(len(scores))
+    alike = _similarities(categories[items], None if vectors is None else vectors[items])
+    code, room = categories[items], np.ones(len(items), dtype=bool)
+    nearest = np.zeros(len(items))
+    taken: dict[int, int] = {}
+    chosen: list[Found] = []
+    while len(chosen) < k and room.any():
+        value = (1.0 - shape.diversity) * relevance - shape.diversity * nearest
+        place = int(np.argmax(np.where(room, value, -np.inf)))
+        chosen.append(found[place])
+        room[place] = False
+        nearest = np.maximum(nearest, alike[place])
+        category = int(code[place])
+        taken[category] = taken.get(category, 0) + 1
+        if category >= 0 and taken[category] == shape.max_per_category:
+            room &= code != category
+    return chosen
+
+
+def _similarities(codes: IntArray, vectors: FloatArray | None) -> FloatArray:
+    """(N, N) in [-1, 1] of N candidates."""
+    if vectors is None:
+        same: FloatArray = ((codes[:, None] == codes[None, :]) & (codes[:, None] >= 0)).astype(np.float32)
+        return same
+    norm = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    unit = vectors / norm
+    cosines: FloatArray = unit @ unit.T
+    return cosines
