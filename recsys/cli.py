@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -363,6 +363,10 @@ def serve(
         str, typer.Option(help="Address to listen at; beyond loopback only if you say so.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port.", min=1, max=65535)] = 8000,
+    decisions: Annotated[
+        Path | None,
+        typer.Option(help="Folder in which what was shown to whom, and why, is logged as Parquet."),
+    ] = None,
 ) -> None:
     """Answer over HTTP, for backends in other languages. OpenAPI is at /docs.
 
@@ -372,13 +376,14 @@ def serve(
     """
     import uvicorn
 
+    from serving.decisions import DecisionLog
     from serving.edge import create_app
     from serving.recommender import Recommender
 
-    recommender = Recommender.load(bundle)
-    uvicorn.run(
-        create_app(recommender, admin_token=os.environ.get("RECSYS_ADMIN_TOKEN")), host=host, port=port
-    )
+    with nullcontext() if decisions is None else DecisionLog(decisions) as log:
+        recommender = Recommender.load(bundle, decisions=log)
+        app = create_app(recommender, admin_token=os.environ.get("RECSYS_ADMIN_TOKEN"))
+        uvicorn.run(app, host=host, port=port)
 
 
 @app.command()

@@ -25,6 +25,7 @@ from recsys.types import Behaviour, Event, ExternalId
 from serving import products
 from serving.answer import Answer, RequestError
 from serving.bitmap import Bitmap
+from serving.decisions import Decision, DecisionLog
 from serving.diversity import Shape
 from serving.loaded import LoadedBundle
 from serving.products import Asker, Filters
@@ -52,12 +53,14 @@ class Recommender:
         max_bytes: the most that a bundle's files may take.
         future_tolerance_s: an observed event that is further ahead of the clock than this is not believed.
         clock: seconds since the epoch.
+        decisions: where answers to users are logged, if anywhere; who opened it closes it.
     """
 
     def __init__(
         self,
         loaded: LoadedBundle,
         *,
+        decisions: DecisionLog | None = None,
         max_bytes: int = MAX_BYTES,
         future_tolerance_s: float = 300.0,
         clock: Callable[[], float] = time.time,
@@ -65,6 +68,7 @@ class Recommender:
         self._max_bytes = max_bytes
         self._future_tolerance_s = future_tolerance_s
         self._clock = clock
+        self._decisions = decisions
         self._writing = threading.Lock()  # one report, swap or roll-back at a time
         self._swapping = threading.Lock()  # one bundle is read at a time, while reports go on
         self._facts = Facts()
@@ -80,7 +84,12 @@ class Recommender:
 
     @classmethod
     def load(
-        cls, path: Path | str, *, max_bytes: int = MAX_BYTES, clock: Callable[[], float] = time.time
+        cls,
+        path: Path | str,
+        *,
+        max_bytes: int = MAX_BYTES,
+        clock: Callable[[], float] = time.time,
+        decisions: DecisionLog | None = None,
     ) -> Self:
         """A recommender that answers from the bundle at `path`.
 
@@ -88,11 +97,13 @@ class Recommender:
             path: a bundle's directory.
             max_bytes: the most that its files may take.
             clock: seconds since the epoch; it is only used to tell events of the future.
+            decisions: where answers to users are logged, if anywhere.
 
         Raises:
             BundleRefused: damaged, mixed, of an unknown format, or unfit to answer; `reason` says which.
         """
-        return cls(LoadedBundle.open(path, max_bytes=max_bytes), max_bytes=max_bytes, clock=clock)
+        loaded = LoadedBundle.open(path, max_bytes=max_bytes)
+        return cls(loaded, max_bytes=max_bytes, clock=clock, decisions=decisions)
 
     # -- requests -------------------------------------------------------------------------------------------
 
@@ -134,18 +145,18 @@ class Recommender:
         products.check_k(k)
         shape = Shape(max_per_category, diversity)
         current = self._current
-        return self._counted(
-            products.for_user(
-                current.loaded,
-                current.available,
-                self._asker(current.loaded, user_id, personalised),
-                Filters(allow, deny, category, price),
-                shape,
-                k=k,
-                repeat=repeat,
-                at_us=self._at_us(current.loaded, now),
-            )
+        at_us = self._at_us(current.loaded, now)
+        answer = products.for_user(
+            current.loaded,
+            current.available,
+            self._asker(current.loaded, user_id, personalised),
+            Filters(allow, deny, category, price),
+            shape,
+            k=k,
+            repeat=repeat,
+            at_us=at_us,
         )
+        return self._shown("products", user_id, at_us, answer)
 
     def rooms(
         self,
@@ -173,20 +184,19 @@ class Recommender:
         products.check_k(k)
         current = self._current
         loaded, available = current.loaded, current.available
-        why_not = self._asker(loaded, user_id, personalised).why_not
+        why_not, at_us = self._asker(loaded, user_id, personalised).why_not, self._at_us(loaded, now)
         entries, known, live = current.rooms.rank(
             user_id if why_not is None else None,
             k=k,
-            now_us=self._at_us(loaded, now),
+            now_us=at_us,
             available=lambda item: item in available,
             explore=explore,
         )
         if why_not is None and not known:
             why_not = "unknown user"
         fallback = None if why_not is None else f"popular: {why_not}"
-        return self._counted(
-            Answer(tuple(entries), loaded.version, fallback, _shortfall(len(entries), k, live))
-        )
+        answer = Answer(tuple(entries), loaded.version, fallback, _shortfall(len(entries), k, live))
+        return self._shown("rooms", user_id, at_us, answer)
 
     def next_products(
         self,
@@ -348,6 +358,8 @@ class Recommender:
             self._fresh.forget(id_key(user_id))
             self._journal.forget(user_id)
             self._current.rooms.forget(user_id)
+            if self._decisions is not None:
+                self._decisions.forget(user_id)
 
     def reread_forgotten(self) -> None:
         """Reads the list of forgotten people again: other processes write to it too."""
@@ -455,6 +467,11 @@ class Recommender:
         if now is not None:
             return round(now * _SECOND_US)
         return max(loaded.catalogue.as_of_us, self._newest_us)
+
+    def _shown(self, call: str, user_id: ExternalId, at_us: int, answer: Answer) -> Answer:
+        if self._decisions is not None and not self._is_forgotten(user_id):
+            self._decisions.add(Decision(call, user_id, at_us, answer))
+        return self._counted(answer)
 
     def _counted(self, answer: Answer) -> Answer:
         self._count("answered")

@@ -1,0 +1,219 @@
+"""The decision log: who was shown what, where, by which version and why, as Parquet that training reads.
+
+A file has the columns of the log contract's `events` table, each row an impression with position and source,
+and beside them `call`, `version`, `reason` and `score`. Laid beside the other part files of `events/` it is a
+part of the log. A request only appends to a list in memory; a thread writes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from recsys.data.ids import id_key
+from recsys.types import Behaviour, ExternalId
+from serving.answer import Answer
+
+_log = logging.getLogger(__name__)
+_SUFFIX = ".parquet"
+#: As `prepare` tells whole numbers in a CSV.
+_WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One answer to one user.
+
+    Attributes:
+        call: `products` or `rooms`.
+        user_id: as the request spelt it.
+        at_us: the moment of the answer, microseconds since the epoch.
+        answer: what was shown.
+    """
+
+    call: str
+    user_id: ExternalId
+    at_us: int
+    answer: Answer
+
+
+class DecisionLog:
+    """Writes decisions to a folder, file by file; every method may be called from any thread.
+
+    Args:
+        folder: where the files go; it is made if it is not there.
+        every_s: seconds after which what has come together becomes a file.
+        max_waiting: decisions held in memory at most; more are dropped and counted.
+        max_files: files kept; the oldest are removed.
+
+    Attributes:
+        dropped: decisions that were lost because too many were waiting, or no file could be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        every_s: float = 60.0,
+        max_waiting: int = 100_000,
+        max_files: int = 10_000,
+    ) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.dropped = 0
+        self._every_s = every_s
+        self._max_waiting = max_waiting
+        self._max_files = max_files
+        self._waiting: list[Decision] = []
+        self._number = 0
+        self._adding = threading.Lock()
+        self._files = threading.Lock()  # one writer or remover of files at a time
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="decision-log", daemon=True)
+        self._thread.start()
+
+    def add(self, decision: Decision) -> None:
+        """Takes a decision in; it never waits for the disk."""
+        with self._adding:
+            if len(self._waiting) < self._max_waiting:
+                self._waiting.append(decision)
+            else:
+                self.dropped += 1
+
+    def flush(self) -> None:
+        """Writes what has come together so far."""
+        with self._files:
+            with self._adding:
+                taken, self._waiting = self._waiting, []
+            if not taken:
+                return
+            try:
+                self._write(_table(taken))
+            except OSError as error:
+                self.dropped += len(taken)
+                _log.error("%s: %d decisions are lost: %s", self.folder, len(taken), error)
+                return
+            for old in self._paths()[: -self._max_files]:
+                old.unlink(missing_ok=True)
+
+    def forget(self, user_id: ExternalId) -> None:
+        """Removes a person from what is waiting and from every file."""
+        key = id_key(user_id)
+        with self._files:
+            with self._adding:
+                self._waiting = [one for one in self._waiting if id_key(one.user_id) != key]
+            for path in self._paths():
+                table = pq.read_table(path)
+                theirs = pc.equal(pc.cast(table["user_id"], pa.string()), key)
+                if pc.any(theirs).as_py():
+                    _replace(path, table.filter(pc.invert(theirs)))
+
+    def close(self) -> None:
+        """Writes what is left and ends the thread."""
+        self._stop.set()
+        self._thread.join()
+        self.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every_s):
+            self.flush()
+
+    def _write(self, table: pa.Table) -> None:
+        # Sorted by name, files are sorted by time; the process keeps those of several workers apart.
+        self._number += 1
+        name = f"decisions-{time.time_ns():020d}-{os.getpid()}-{self._number:06d}{_SUFFIX}"
+        _replace(self.folder / name, table)
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob(f"decisions-*{_SUFFIX}"))
+
+
+def _replace(path: Path, table: pa.Table) -> None:
+    """The file appears whole, or not at all; readers of a folder pass hidden names over."""
+    hidden = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        pq.write_table(table, hidden)
+        os.replace(hidden, path)
+    finally:
+        hidden.unlink(missing_ok=True)
+
+
+def _table(decisions: Iterable[Decision]) -> pa.Table:
+    rows = list(_rows(decisions))
+    columns = {
+        "user_id": _ids([row[0] for row in rows]),
+        "event": pa.array([Behaviour.IMPRESSION.value] * len(rows), pa.string()),
+        "timestamp": pa.array([row[1] for row in rows], pa.timestamp("us", tz="UTC")),
+        "item_id": _ids([row[2] for row in rows]),
+        "room_id": _ids([row[3] for row in rows]),
+        "streamer_id": _ids([row[4] for row in rows]),
+        "position": pa.array([row[5] for row in rows], pa.int32()),
+        "source": pa.array([row[6] for row in rows], pa.string()),
+        "call": pa.array([row[7] for row in rows], pa.string()),
+        "version": pa.array([row[8] for row in rows], pa.string()),
+        "reason": pa.array([row[9] for row in rows], pa.string()),
+        "score": pa.array([row[10] for row in rows], pa.float64()),
+    }
+    return pa.table(columns)
+
+
+_Row = tuple[
+    ExternalId,
+    int,
+    ExternalId | None,
+    ExternalId | None,
+    ExternalId | None,
+    int,
+    str,
+    str,
+    str,
+    str,
+    float,
+]
+
+
+def _rows(decisions: Iterable[Decision]) -> Iterator[_Row]:
+    for one in decisions:
+        for position, entry in enumerate(one.answer, 1):
+            room = one.call == "rooms"
+            yield (
+                one.user_id,
+                one.at_us,
+                entry.facts.get("item_id") if room else entry.id,
+                entry.id if room else None,
+                entry.facts.get("streamer_id") if room else None,
+                position,
+                entry.source,
+                one.call,
+                one.answer.version,
+                entry.reason,
+                entry.score,
+            )
+
+
+def _ids(values: list[ExternalId | None]) -> pa.Array:
+    """Whole numbers where all are spelt as such, for a request over HTTP spells them as text; else text."""
+    texts = [None if value is None else id_key(value) for value in values]
+    if all(text is None or _WHOLE.fullmatch(text) for text in texts):
+        return pa.array([None if text is None else int(text) for text in texts], pa.int64())
+    return pa.array(texts, pa.string())
