@@ -20,6 +20,7 @@ import numpy as np
 from recsys.rooms.content import Content, Taste
 from recsys.rooms.events import EventBatch
 from recsys.rooms.features import FEATURES
+from recsys.rooms.live_rooms import COLUMNS
 from recsys.rooms.memory import Recent
 from recsys.rooms.network import RoomNetwork
 from recsys.rooms.scorer import RoomScorer
@@ -138,17 +139,7 @@ def main() -> None:
         p50, p99 = np.percentile(ms, [50, 99])
         print(f"{name:30s} p50 {p50:6.2f} ms  p99 {p99:6.2f} ms  {p50 / base:5.1f} x the reference")
     n, live = len(state.rooms), state.rooms
-    columns = (
-        "room_idx",
-        "streamer_idx",
-        "category",
-        "item_idx",
-        "started_us",
-        "heard_us",
-        "aired_us",
-        "viewers",
-    )
-    room_bytes = sum(getattr(live, name)[:n].nbytes for name in columns) + live.counters.values[:n].nbytes
+    room_bytes = sum(getattr(live, name)[:n].nbytes for name in COLUMNS) + live.counters.values[:n].nbytes
     room_bytes += sum(part.nbytes for part in live.audience.to_parts(n).values())
     user_bytes = ring_bytes(state.actions) + ring_bytes(state.shown) + state.users.values[:1].nbytes + 8
     pairs = max(len(state.pairs), 1)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from recsys.hot.panel import Panel
+from recsys.hot.panel import ACTIVITY_CHANNELS, AIRTIME_CHANNELS, Panel
 from recsys.hot.params import TargetParams
 from recsys.hot.windows import RunningTotal, Samples, lagged, log_ratio, rolling
 from recsys.types import FloatArray
@@ -210,26 +210,7 @@ def funnel(panel: Panel, target: TargetParams, samples: Samples) -> Features:
     h = target.horizon.days
     found: Features = {}
     recent: dict[tuple[str, str], FloatArray] = {}
-    names = [
-        name
-        for name in (
-            "impressions",
-            "views",
-            "viewers",
-            "watch_s",
-            "carts",
-            "shares",
-            "comments",
-            "follows",
-            "likes",
-            "returns",
-            "rooms",
-            "streamers",
-            "airtime_min",
-            "pitches",
-        )
-        if panel.has(name)
-    ]
+    names = [name for name in (*ACTIVITY_CHANNELS, *AIRTIME_CHANNELS) if panel.has(name)]
     spans = {
         "7": (-7, 0),
         "3": (-3, 0),
