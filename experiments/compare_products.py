@@ -21,7 +21,7 @@ from recsys.data.dataset import Dataset
 from recsys.data.prepare import prepare
 from recsys.data.sources import import_source
 from recsys.evaluation.bootstrap import paired_bootstrap
-from recsys.reports import show_comparison
+from recsys.reports import show_products
 from recsys.types import Target
 from training.config import TrainingConfig
 from training.judging import run_trial
@@ -68,7 +68,7 @@ def compare(name: str, dataset: Dataset, overrides: list[str], console: Console)
     seconds = time.perf_counter() - begin
     memory_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     console.print(f"[bold]{name}[/]: {seconds:.0f} s, {memory_gib:.1f} GiB, {trial.fusion}")
-    show_comparison(console, trial.comparison.rows)
+    show_products(console, trial.comparison.rows)
     reports = trial.comparison.reports
     best = max(
         (model for model in IMPLICIT if model in reports), key=lambda m: reports[m].by_user["ndcg@20"].mean()

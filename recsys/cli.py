@@ -231,7 +231,7 @@ def evaluate(bundle: BundleDir, dataset: DatasetDir) -> None:
     """
     from recsys.bundle import open_bundle
     from recsys.data.dataset import Dataset
-    from recsys.reports import SHOWN_ROOMS, show_comparison
+    from recsys.reports import show_products, show_rooms
     from recsys.types import Target
     from training.config import TrainingConfig
     from training.judging import run_trial
@@ -243,10 +243,10 @@ def evaluate(bundle: BundleDir, dataset: DatasetDir) -> None:
     with _progress() as report:
         if len(log.items):
             rows = run_trial(settings, log, Target.ITEM, progress=report).comparison.rows
-            show_comparison(console, rows, segments=True)
+            show_products(console, rows, segments=True)
         if len(log.rooms) and settings.rooms.enabled is not False:
             rows = run_room_trial(settings, log, progress=report).rows
-            show_comparison(console, rows, segments=True, what="Rooms live at a visit", shown=SHOWN_ROOMS)
+            show_rooms(console, rows, segments=True)
 
 
 @app.command()

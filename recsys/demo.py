@@ -28,7 +28,16 @@ from recsys.errors import DataError
 from recsys.evaluation.table import ALL, Row
 from recsys.hot.params import HotParams
 from recsys.hot.score import HotScores, score_hot
-from recsys.reports import grid, show_comparison, show_hot, show_prepared, show_simulation
+from recsys.reports import (
+    SHOWN,
+    SHOWN_ROOMS,
+    grid,
+    show_hot,
+    show_prepared,
+    show_products,
+    show_rooms,
+    show_simulation,
+)
 from recsys.types import Behaviour, ExternalId
 from serving.answer import Answer
 from serving.recommender import Recommender
@@ -50,11 +59,13 @@ QUICK = (
     "models.co_visitation.params.max_steps=5",
     "models.similar_items.enabled=false",
     "fusion.params.members=1",
+    "rooms.params.examples.visits=12000",
     "hot.params.learner.rounds=80",
     "hot.params.learner.max_rows=50000",
     "hot.params.learner.bags=1",
     "evaluation.k=[10, 20]",
     "evaluation.samples=500",
+    "evaluation.max_visits=1000",
 )
 #: Fewer users and days than the defaults of the simulator, the same products and streamers.
 PLATFORM = SimulationParams(users=2_000, days=66, seed=7)
@@ -150,7 +161,8 @@ def _trained(
         trained = train(
             dataset.path, config, out, tracker=tracker, name=f"demo {out.parent.name}", progress=tell
         )
-    show_comparison(console, trained.rows)
+    show_products(console, trained.rows)
+    show_rooms(console, trained.room_rows)
     seconds = ", ".join(f"{stage} {value:.0f} s" for stage, value in trained.seconds.items())
     console.print(seconds, style="dim", highlight=False)
     for note in trained.notes:
@@ -160,12 +172,13 @@ def _trained(
             comparison_figure(trained.rows, "ndcg@20"),
             "NDCG@20 in the test window, all available products ranked; bars are 95 % bootstrap intervals.",
         )
-        report.table("Comparison", *_comparison_cells(trained.rows))
+        report.table("Products", *_comparison_cells(trained.rows, tuple(SHOWN)))
+    if trained.room_rows:
+        report.table("Rooms live at a visit", *_comparison_cells(trained.room_rows, tuple(SHOWN_ROOMS)))
     return trained
 
 
-def _comparison_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    metrics = ["ndcg@20", "recall@20", "hit_rate@20", "coverage@20", "head_share@20"]
+def _comparison_cells(rows: Sequence[Row], metrics: tuple[str, ...]) -> tuple[list[str], list[list[str]]]:
     lines = []
     for row in rows:
         if row.segment == ALL:
@@ -335,6 +348,9 @@ def _live_platform(folder: Path, console: Console, report: Report, tracker: Trac
         recommender.room_ended(ended)
         title = f"Room {ended} ends: the very next answer"
         _show_rooms(title, recommender.rooms(user_id, k=4), dataset, console, report)
+        busy = live.ids[-1]
+        title = f"What room {busy} should pitch next, by the lists of those who are in it"
+        _show_answer(title, recommender.next_products(busy, k=4), names, console, report)
 
 
 def _show_rooms(title: str, answer: Answer, dataset: Dataset, console: Console, report: Report) -> None:

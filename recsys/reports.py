@@ -118,15 +118,19 @@ def show_prepared(console: Console, summary: PrepareSummary) -> None:
     console.print(f"Dataset in {summary.path}")
 
 
-def show_comparison(
-    console: Console,
-    rows: list[Row],
-    *,
-    segments: bool = False,
-    what: str = "Products",
-    shown: Mapping[str, str] = SHOWN,
+def show_products(console: Console, rows: list[Row], *, segments: bool = False) -> None:
+    """Every model of products beside every other, over all judged users and, if asked, by segment."""
+    _show_comparison(console, rows, "Products", SHOWN, segments)
+
+
+def show_rooms(console: Console, rows: list[Row], *, segments: bool = False) -> None:
+    """The same of the rooms live at a visit, one visit of each user."""
+    _show_comparison(console, rows, "Rooms live at a visit", SHOWN_ROOMS, segments)
+
+
+def _show_comparison(
+    console: Console, rows: list[Row], what: str, shown: Mapping[str, str], segments: bool
 ) -> None:
-    """Every model beside every other, over all judged users and, if asked, by segment."""
     overall = [row for row in rows if row.segment == ALL]
     metrics = [metric for metric in shown if overall and metric in overall[0].values]
     if not metrics:
@@ -154,8 +158,8 @@ def show_comparison(
 
 def show_trained(console: Console, trained: Trained) -> None:
     """The comparison, what was left out, how long it took, and where things are."""
-    show_comparison(console, trained.rows)
-    show_comparison(console, trained.room_rows, what="Rooms live at a visit", shown=SHOWN_ROOMS)
+    show_products(console, trained.rows)
+    show_rooms(console, trained.room_rows)
     for note in trained.notes:
         console.print(f"note: {note}", style="yellow", highlight=False, markup=False)
     console.print(
