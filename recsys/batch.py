@@ -18,7 +18,7 @@ from recsys.hot.score import HotScores, score_hot
 from recsys.product_sections import read_catalogue
 from recsys.room_sections import read_rooms
 from recsys.rooms.replay import KnownIds, replay
-from recsys.tables import check_out, parse_whole_numbers, read_table, write_table
+from recsys.tables import check_out, read_table, write_table
 from recsys.types import Progress
 
 _REPORT_EVERY = 200
@@ -54,6 +54,8 @@ def recommend_users(
     check_out(out)
     asked = read_table(users, ("user_id",))["user_id"]
     recommender = Recommender.load(bundle)
+    if not recommender.n_items:
+        raise DataError(f"{bundle}: the bundle has no products; it was trained from a log of rooms alone")
     answers = []
     for done, user_id in enumerate(asked.to_pylist(), 1):
         answers.append(recommender.products(user_id, k=k, repeat=repeat))
@@ -65,8 +67,8 @@ def recommend_users(
     ranks = np.concatenate([np.zeros(0, np.int32), *(np.arange(1, n + 1, dtype=np.int32) for n in counts)])
     table = pa.table(
         {
-            "user_id": parse_whole_numbers(asked).take(rows),
-            "item_id": pa.array([entry.id for entry in entries]),
+            "user_id": asked.take(rows),
+            "item_id": pa.array([entry.id for entry in entries], recommender.item_id_type),
             "rank": pa.array(ranks, pa.int32()),
             "score": pa.array([entry.score for entry in entries], pa.float64()),
             "source": pa.array([entry.source for entry in entries], pa.string()),
@@ -123,7 +125,6 @@ def replay_rooms(
             start_rooms=parts.rooms if goes_on else None,
             progress=progress,
         )
-    table = table.set_column(0, "user_id", parse_whole_numbers(table["user_id"]))
     write_table(table, out)
     return int(table.num_rows)
 

@@ -295,6 +295,8 @@ def recommend(
     with _progress() as report:
         rows = recommend_users(bundle, users, out, k=k, repeat=again, progress=report)
     console.print(f"{rows:,} rows in {out}")
+    if rows == 0:
+        console.print("there was no user, or no product that can be had", style="yellow")
 
 
 @app.command()

@@ -14,10 +14,12 @@ from recsys.errors import DataError
 
 
 def read_table(path: Path, required: tuple[str, ...]) -> pa.Table:
-    """The rows of a Parquet or CSV file, told by its ending; the cells of a CSV are text.
+    """The rows of a Parquet or CSV file, told by its ending.
+
+    The cells of a CSV are text, but for those of a required column of whole numbers.
 
     Raises:
-        DataError: the file cannot be read, or a required column is missing.
+        DataError: the file cannot be read, or a required column is missing or has a row without a value.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file")
@@ -47,6 +49,16 @@ def read_table(path: Path, required: tuple[str, ...]) -> pa.Table:
         raise DataError(
             f"{path}: required column {missing[0]!r} is missing; found {', '.join(table.column_names)}"
         )
+    for place, name in enumerate(table.column_names):
+        if name not in required:
+            continue
+        if _is_csv(path):
+            table = table.set_column(place, name, _whole_numbers(table[name]))
+        empty = table[name].null_count or (
+            pa.types.is_string(table[name].type) and pc.any(pc.equal(table[name], "")).as_py()
+        )
+        if empty:
+            raise DataError(f"{path}: a row has no {name}; every row needs one")
     return table
 
 
@@ -69,21 +81,36 @@ def write_table(table: pa.Table, path: Path) -> None:
 
 
 def check_out(path: Path) -> None:
-    """Refuse an output file of an unknown kind before any work is done.
+    """Refuse an output file that cannot be written before any work is done; its folder is made.
 
     Raises:
-        DataError: it ends in neither .parquet nor .csv.
+        DataError: it ends in neither .parquet nor .csv, is a folder, or its folder cannot be written to.
     """
     _is_csv(path)
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; name a file in it")
+    check_folder(path.parent)
 
 
-def parse_whole_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A text column as int64 where every value is spelt as one, else as it is."""
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        return column
-    spelt = pc.match_substring_regex(column, r"^(0|-?[1-9][0-9]{0,17})$")
+def check_folder(folder: Path) -> None:
+    """Make a folder that is to be written to.
+
+    Raises:
+        DataError: it cannot be made, or not be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: the folder cannot be made: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise DataError(f"{folder}: the folder cannot be written to")
+
+
+def _whole_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The text of a CSV as int64 where every value is one, spelt 12 or, by pandas, 12.0; else as it is."""
+    spelt = pc.match_substring_regex(column, r"^(0|-?[1-9][0-9]{0,17})(\.0)?$")
     if len(column) and pc.all(spelt, skip_nulls=False).as_py():
-        return column.cast(pa.int64())
+        return pc.replace_substring_regex(column, r"\.0$", "").cast(pa.int64())
     return column
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+import pyarrow as pa
 
 from recsys.bundle import MAX_BYTES
 from recsys.data.ids import id_key
@@ -377,6 +378,16 @@ class Recommender:
     def path(self) -> Path:
         """Directory of the bundle in use."""
         return self._current.loaded.bundle.path
+
+    @property
+    def n_items(self) -> int:
+        """Products that the bundle in use knows."""
+        return self._current.loaded.n_items
+
+    @property
+    def item_id_type(self) -> pa.DataType:
+        """The Arrow type that the log held the products' ids in."""
+        return self._current.loaded.catalogue.items.id_type
 
     @property
     def counts(self) -> Mapping[str, int]:

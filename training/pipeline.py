@@ -26,6 +26,7 @@ from recsys.models.popular import Popular
 from recsys.product_sections import hot_section
 from recsys.room_sections import room_sections
 from recsys.rooms.model import RoomModel, RoomReport, state_at_end
+from recsys.tables import check_folder
 from recsys.types import Progress, Target
 from training.candidates import candidate_models, fit_all
 from training.config import TrainingConfig
@@ -97,6 +98,7 @@ def train(
     out = Path(out)
     if out.exists():
         raise BundleRefused(Reason.EXISTS, f"{out} exists; a bundle is never written over: name a new path")
+    check_folder(out.parent)
     dataset = Dataset.load(dataset_path)
     with threadpoolctl.threadpool_limits(limits=None if config.threads == "auto" else config.threads):
         torch.set_num_threads(config.threads if config.threads != "auto" else torch.get_num_threads())

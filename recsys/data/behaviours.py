@@ -87,6 +87,9 @@ def returned_share(events: Events) -> FloatArray:
             stack.append([row, n])
             continue
         while n > 0 and stack:
+            if stack[-1][1] <= 0:  # nothing was counted, as of a gift: it is back all the same
+                share[int(stack.pop()[0])] = 1.0
+                break
             taken = min(n, stack[-1][1])
             bought = float(np.nan_to_num(events.quantity[int(stack[-1][0])], nan=1.0))
             share[int(stack[-1][0])] += taken / bought

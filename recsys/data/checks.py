@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     import ibis.expr.types as ir
 
 REASON = "reason"
-RAW = "raw_"
+RAW = "raw:"  # no column of a file is likely to begin so
 EARLIEST = datetime(1980, 1, 1)
 LONGEST_VIEW_S = 7 * 86_400
+#: Columns that the Dataset writes itself: a feature of such a name is left out, and said so.
+RESERVED = frozenset({"known_at", "user_idx", "item_idx", "room_idx", "streamer_idx"})
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,9 @@ class Checked:
 
     Attributes:
         rows: typed contract columns (a column that the log lacks is null), features under their own names,
-            every column of the file as `raw_<name>`, and `reason`: null for a good row.
+            every column of the file as `raw:<name>`, and `reason`: null for a good row.
         features: names of the columns that the contract does not know and that models can read.
-        dropped: columns of types that no model reads (lists, maps, binary).
+        dropped: columns that no model reads: of lists, maps or bytes, or with a name of the Dataset's own.
     """
 
     schema: Table
@@ -65,7 +67,11 @@ def check(table: RawTable, *, now: datetime) -> Checked:
     columns = {f"{RAW}{name}": data[name] for name in data.columns}
     for column in schema.columns:
         if column.name in data.columns:
-            columns[column.name] = typed(data[column.name], column.kind)
+            value = typed(data[column.name], column.kind)
+            if column.kind is Kind.FLAG:
+                # The one flag of the contract is a consent: what cannot be read is none.
+                value = ibis.ifelse(data[column.name].notnull() & value.isnull(), False, value)
+            columns[column.name] = value
         else:
             columns[column.name] = ibis.null(_DTYPES[column.kind])
     for name in features:
@@ -91,8 +97,8 @@ _DTYPES = {
 def _features(table: RawTable) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if table.schema.name == "events":
         return (), ()
-    reserved = {"known_at", REASON, UNREADABLE_LINE}
-    extra = [n for n in table.data.columns if table.schema.column(n) is None and n not in reserved]
+    ours = {REASON, UNREADABLE_LINE}
+    extra = [n for n in table.data.columns if table.schema.column(n) is None and n not in ours]
     readable = [
         name
         for name in extra
@@ -102,6 +108,7 @@ def _features(table: RawTable) -> tuple[tuple[str, ...], tuple[str, ...]]:
         or dtype.is_timestamp()
         or dtype.is_date()
     ]
+    readable = [name for name in readable if name not in RESERVED]
     return tuple(readable), tuple(name for name in extra if name not in readable)
 
 
@@ -134,7 +141,7 @@ def _first_reason(schema: Table, rows: ir.Table, now: datetime) -> ir.Column:
             reasons.append(
                 (value.notin(EVENT_NAMES), f"{column.name} is not one of {', '.join(EVENT_NAMES)}")
             )
-        if raw is not None and column.kind in (Kind.TIME, Kind.FLAG):
+        if raw is not None and column.kind is Kind.TIME:
             reasons.append(
                 (raw.notnull() & value.isnull(), f"{column.name} cannot be read as a {column.kind}")
             )
@@ -166,7 +173,9 @@ def _event_reasons(rows: ir.Table, now: datetime) -> list[tuple[ir.BooleanColumn
 
 def _judge_repeats(rows: ir.Table, schema: Table, key: str) -> ir.Table:
     """Of the good rows that share a key the first stays: the earliest, ties broken by every column."""
-    columns = [column.name for column in schema.columns if column.name != key]
+    # No consent goes before consent: of a person's rows the one that opted out stays.
+    flags_first = sorted(schema.columns, key=lambda column: column.kind is not Kind.FLAG)
+    columns = [column.name for column in flags_first if column.name != key]
     first = ["timestamp"] if "timestamp" in columns else []
     order = [rows[name] for name in (*first, *(name for name in columns if name not in first))]
     window = ibis.window(group_by=[rows[key], rows[REASON].isnull()], order_by=order)

@@ -206,10 +206,12 @@ def csv_header(file: Path) -> list[str]:
         raise DataError(f"{file}: the header is not UTF-8 text: {', '.join(names)}")
     if not any(names):
         raise DataError(f"{file}: the first line is empty; it must name the columns")
-    name, times = Counter(names).most_common(1)[0]
+    name, times = Counter(name.lower() for name in names).most_common(1)[0]
     if "" in names or times > 1:
-        fault = "has no name" if "" in names else f"is also column {names.index(name) + 1}, {name!r}"
-        place = names.index("") if "" in names else len(names) - 1 - names[::-1].index(name)
+        # To the engines upper and lower case are one.
+        low = [other.lower() for other in names]
+        fault = "has no name" if "" in names else f"is also column {low.index(name) + 1}, {name!r}"
+        place = names.index("") if "" in names else len(low) - 1 - low[::-1].index(name)
         raise DataError(f"{file}: column {place + 1} of the header {fault}")
     return names
 

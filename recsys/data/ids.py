@@ -47,7 +47,7 @@ class IdMap:
 
     Args:
         keys: (n,) string array; the position is the dense index.
-        id_type: the Arrow type that the log held the ids in: int64, double or string.
+        id_type: the Arrow type that the log held the ids in: int64, uint64, double or string.
     """
 
     def __init__(self, keys: pa.Array, id_type: pa.DataType) -> None:

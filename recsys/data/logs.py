@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import ibis
 
 from recsys.data.engine import UNREADABLE_LINE, Engine
-from recsys.data.schema import TABLES, Kind, Table
+from recsys.data.schema import EPOCH_BOUNDS, TABLES, Kind, Table
 from recsys.errors import DataError
 
 if TYPE_CHECKING:
+    import ibis.expr.datatypes as dt
     import ibis.expr.types as ir
 
 _PARQUET = (".parquet",)
@@ -29,7 +30,7 @@ class RawTable:
         schema: its contract.
         data: the rows, columns named and typed as in the files.
         source: the file or folder, for messages.
-        id_types: int64, double or string for each id column: the type that its values come back with.
+        id_types: int64, uint64, double or string for each id column: the type that its values come back with.
         numeric: text columns, of a CSV, whose every value is a number.
     """
 
@@ -87,19 +88,30 @@ def _read(schema: Table, source: Path, files: list[Path], csv: bool, engine: Eng
     data = engine.read(files, csv=csv)
     missing = [name for name in schema.required if name not in data.columns]
     if missing:
-        raise DataError(
-            f"{source}: required column {missing[0]!r} is missing; found {', '.join(data.columns)}"
-        )
-    if csv:
-        # An empty cell is no value.
-        data = data.mutate(**{name: data[name].nullif("") for name in data.columns})
+        found = ", ".join(name for name in data.columns if name != UNREADABLE_LINE)
+        raise DataError(f"{source}: required column {missing[0]!r} is missing; found {found}")
+    # An empty text is no value, and nor is what is "not a number": not every writer of Parquet makes it null.
+    empty = {name: data[name].nullif("") for name in data.columns if data[name].type().is_string()}
+    for name in data.columns:
+        if data[name].type().is_floating():
+            empty[name] = ibis.ifelse(data[name].isnan(), ibis.null(data[name].type()), data[name])
+    data = data.mutate(**empty) if empty else data
     id_types, numeric = _text_types(schema, data) if csv else ({}, frozenset[str]())
+    # Whole numbers with a gap among them are floats to pandas, which writes 12 as 12.0.
+    whole = [name for name, kind in id_types.items() if kind == "int64"]
+    data = data.mutate(**{name: data[name].re_replace(r"\.0$", "") for name in whole}) if whole else data
     for name in data.columns:
         column = schema.column(name)
         if column is not None and column.kind is Kind.ID and name not in id_types:
             dtype = data[name].type()
-            id_types[name] = "int64" if dtype.is_integer() else "double" if dtype.is_floating() else "string"
+            id_types[name] = _id_type(dtype)
     return RawTable(schema, data, source, id_types, numeric)
+
+
+def _id_type(dtype: dt.DataType) -> str:
+    if dtype.is_integer():
+        return "uint64" if dtype.is_unsigned_integer() and dtype.nbytes == 8 else "int64"
+    return "double" if dtype.is_floating() else "string"
 
 
 def _text_types(schema: Table, data: ir.Table) -> tuple[dict[str, str], frozenset[str]]:
@@ -109,7 +121,7 @@ def _text_types(schema: Table, data: ir.Table) -> tuple[dict[str, str], frozense
     checks: dict[str, ir.BooleanScalar] = {}
     for name in ids:
         text = data[name]
-        as_int = text.re_search(r"^(0|-?[1-9][0-9]{0,17})$")
+        as_int = text.re_search(r"^(0|-?[1-9][0-9]{0,17})(\.0)?$")
         checks[f"id_{name}"] = (text.isnull() | as_int).all()
     for name in features:
         text = data[name]
@@ -125,11 +137,12 @@ def _text_types(schema: Table, data: ir.Table) -> tuple[dict[str, str], frozense
 def typed(column: ir.Column, kind: Kind) -> ir.Column:
     """The column's values as its kind; null where a value cannot be read as one. Times are naive UTC."""
     dtype = column.type()
+    if dtype.is_floating() and kind is not Kind.NUMBER:
+        column = ibis.ifelse(column.isinf(), ibis.null(dtype), column)
     if kind is Kind.ID:
         if dtype.is_floating():
             whole = column.cast("int64").cast("string")
-            text = ibis.ifelse(column == column.floor(), whole, column.cast("string"))
-            return text.nullif("nan")
+            return ibis.ifelse(column == column.floor(), whole, column.cast("string"))
         return column.cast("string")
     if kind is Kind.TIME:
         return _time(column)
@@ -140,15 +153,12 @@ def typed(column: ir.Column, kind: Kind) -> ir.Column:
         if dtype.is_string():
             text = column.lower()
             return ibis.cases(
-                (text.isin(["true", "t", "1", "yes"]), True), (text.isin(["false", "f", "0", "no"]), False)
+                (text.isin(["true", "t", "1", "yes", "y"]), True),
+                (text.isin(["false", "f", "0", "no", "n"]), False),
             )
         return column.cast("boolean")
     text = column.cast("string")
     return text.lower() if kind is Kind.EVENT else text
-
-
-#: Bounds between epochs in seconds, milliseconds, microseconds and nanoseconds: each covers 1973 to 5138.
-_EPOCH_BOUNDS = (100_000_000_000, 100_000_000_000_000, 100_000_000_000_000_000)
 
 
 def _time(column: ir.Column) -> ir.Column:
@@ -170,7 +180,7 @@ def _time(column: ir.Column) -> ir.Column:
 
 def _epoch(number: ir.IntegerColumn) -> ir.Column:
     """An integer time, its unit told by its size; kept to the millisecond."""
-    seconds, millis, micros = _EPOCH_BOUNDS
+    seconds, millis, micros = EPOCH_BOUNDS
     size = number.abs()
     in_ms = ibis.cases(
         (size < seconds, number * 1_000),

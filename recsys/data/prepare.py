@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 KINDS = ("user", "item", "room", "streamer")
 _DAY_US = 86_400_000_000
+#: Columns of the numbering's own: no feature is likely to be named so.
+_ID, _AT, _FIRST, _OWN, _LISTED = (f"recsys:{name}" for name in ("id", "at", "first_at", "own_at", "listed"))
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,10 @@ def prepare(
     if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists and is no Dataset: choose another --out, or remove it")
     say = progress or (lambda _: None)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{out}: its folder cannot be made: {error.strerror}") from error
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as work:
         scratch, built = Path(work) / "scratch", Path(work) / "dataset"
         scratch.mkdir()
@@ -270,19 +275,19 @@ def _number_ids(tables: Mapping[str, ir.Table], built: Path, engine: Engine) -> 
     of_event = _with_streamer(events, rooms)
     # Every row that shows that an id exists, and when it did.
     shown = {
-        "user": [events.select(id=events.user_id, at=events.timestamp)],
+        "user": [_shown(events, events.user_id, events.timestamp)],
         "item": [
-            events.select(id=events.item_id, at=events.timestamp),
-            showcases.select(id=showcases.item_id, at=showcases.started_at),
-            promotions.select(id=promotions.item_id, at=announced),
+            _shown(events, events.item_id, events.timestamp),
+            _shown(showcases, showcases.item_id, showcases.started_at),
+            _shown(promotions, promotions.item_id, announced),
         ],
         "room": [
-            events.select(id=events.room_id, at=events.timestamp),
-            showcases.select(id=showcases.room_id, at=showcases.started_at),
+            _shown(events, events.room_id, events.timestamp),
+            _shown(showcases, showcases.room_id, showcases.started_at),
         ],
         "streamer": [
-            of_event.select(id=of_event.streamer_id, at=of_event.timestamp),
-            rooms.select(id=ibis.coalesce(rooms.streamer_id, rooms.room_id), at=rooms.started_at),
+            _shown(of_event, of_event.streamer_id, of_event.timestamp),
+            _shown(rooms, ibis.coalesce(rooms.streamer_id, rooms.room_id), rooms.started_at),
         ],
     }
     begins = {"item": tables["items"].listed_at, "room": rooms.started_at}
@@ -290,20 +295,24 @@ def _number_ids(tables: Mapping[str, ir.Table], built: Path, engine: Engine) -> 
     for kind in KINDS:
         table, key = tables[f"{kind}s"], f"{kind}_id"
         rows = ibis.union(*shown[kind]) if len(shown[kind]) > 1 else shown[kind][0]
-        first = rows.filter(rows.id.notnull()).group_by("id").aggregate(first_at=rows.at.min())
-        own = table.mutate(own_at=begins.get(kind, ibis.null("timestamp")), listed=True)
-        both = first.outer_join(own, first.id == own[key])
+        first = rows.filter(rows[_ID].notnull()).group_by(_ID).aggregate(**{_FIRST: rows[_AT].min()})
+        own = table.mutate(**{_OWN: begins.get(kind, ibis.null("timestamp")), _LISTED: True})
+        both = first.outer_join(own, first[_ID] == own[key])
         # A row of a catalogue without a date says that the thing was there all along; a room's row does not.
-        always = both.listed.fill_null(False) & both.own_at.isnull() & (kind != "room")
-        known_at = ibis.ifelse(always, ibis.null("timestamp"), ibis.least(both.first_at, both.own_at))
+        always = both[_LISTED].fill_null(False) & both[_OWN].isnull() & (kind != "room")
+        known_at = ibis.ifelse(always, ibis.null("timestamp"), ibis.least(both[_FIRST], both[_OWN]))
         features = {name: both[name] for name in table.columns if name != key}
-        result = both.select(**{key: ibis.coalesce(both.id, both[key])}, known_at=known_at, **features)
+        result = both.select(**{key: ibis.coalesce(both[_ID], both[key])}, known_at=known_at, **features)
         order = [result.known_at.isnull().desc(), result.known_at, result[key]]
         index = ibis.row_number().over(ibis.window(order_by=order)).cast("int32")
         path = built / f"{kind}s.parquet"
         engine.write(result.mutate(**{f"{kind}_idx": index}).order_by(f"{kind}_idx"), path)
         numbered[kind] = engine.read([path], csv=False)
     return numbered
+
+
+def _shown(table: ir.Table, ids: ir.Column, at: ir.Column) -> ir.Table:
+    return table.select(**{_ID: ids, _AT: at})
 
 
 def _with_streamer(events: ir.Table, rooms: ir.Table) -> ir.Table:
@@ -360,7 +369,7 @@ def _id_type(raw: Mapping[str, RawTable], kind: str) -> str:
     # Text anywhere: an id may be spelt "007". Floats beside integers: integers that had gaps.
     if not found or "string" in found:
         return "string"
-    return "int64" if "int64" in found else "double"
+    return next(kind for kind in ("uint64", "int64", "double") if kind in found)
 
 
 def _span(events: Path) -> tuple[datetime, datetime, datetime]:

@@ -12,6 +12,9 @@ from enum import StrEnum
 
 from recsys.types import BEHAVIOURS, Behaviour
 
+#: Bounds between epochs in seconds, milliseconds, microseconds and nanoseconds: each covers 1973 to 5138.
+EPOCH_BOUNDS = (100_000_000_000, 100_000_000_000_000, 100_000_000_000_000_000)
+
 
 class Kind(StrEnum):
     """How the values of a column are read."""

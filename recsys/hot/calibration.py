@@ -25,6 +25,8 @@ MIN_POSITIVES_ISOTONIC = 300
 #: Scores are put into so many bins of equal positives before the isotonic fit: smooths steps of a handful.
 BINS = 40
 RESAMPLES = 60
+#: Slope of a logistic curve that keeps the ranking and says nothing else.
+LEAST_SLOPE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -159,10 +161,16 @@ def _isotonic(score: Floats, rate: Floats, weight: FloatArray) -> Curve:
 
 
 def _logistic(score: Floats, rate: Floats, weight: FloatArray) -> Curve:
-    """Two parameters (Platt), the slope held at zero or more."""
+    """Two parameters (Platt); where a higher score says no more, all but flat at the rate itself."""
     kept = weight > 0
     fitted = LogisticRegression(C=10.0).fit(score[kept, None], rate[kept] > 0.5, sample_weight=weight[kept])
-    slope, intercept = max(float(fitted.coef_[0, 0]), 1e-3), float(fitted.intercept_[0])
+    slope, intercept = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+    if slope < LEAST_SLOPE:
+        mean = float(np.average(rate[kept], weights=weight[kept]))
+        slope = LEAST_SLOPE
+        intercept = float(np.log(mean / (1 - mean))) - slope * float(
+            np.average(score[kept], weights=weight[kept])
+        )
     ends = np.array([score[kept].min() - 5.0, score[kept].max() + 1.0])
     return Curve(ends, slope * ends + intercept)
 

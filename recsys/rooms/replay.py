@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from recsys.data.dataset import Dataset
 from recsys.data.ids import IdMap
+from recsys.data.schema import EPOCH_BOUNDS
 from recsys.errors import DataError
 from recsys.rooms.content import Content
 from recsys.rooms.log_feed import IndexMaps, LogFeed
@@ -153,7 +154,9 @@ def replay(
 
 
 def moments_us(at: pa.ChunkedArray | pa.Array) -> LongArray:
-    """(N,) microseconds since the epoch of N times: timestamps, ISO 8601 texts or seconds; naive is UTC.
+    """(N,) microseconds since the epoch of N times: timestamps, ISO 8601 texts, or numbers; naive is UTC.
+
+    The unit of a number is told by its size, as in the log.
 
     Raises:
         DataError: a value is missing or is no time.
@@ -163,8 +166,8 @@ def moments_us(at: pa.ChunkedArray | pa.Array) -> LongArray:
     try:
         if pa.types.is_string(at.type) or pa.types.is_large_string(at.type):
             at = _parse(at)
-        elif pa.types.is_integer(at.type):
-            at = pc.cast(at, pa.timestamp("s"))
+        elif pa.types.is_integer(at.type) or pa.types.is_floating(at.type):
+            at = _of_numbers(at)
         at = pc.cast(pc.cast(at, pa.timestamp("us", tz=getattr(at.type, "tz", None)), safe=False), pa.int64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
         raise DataError(f"requests: `at` holds a value that is no time: {error}") from error
@@ -173,7 +176,24 @@ def moments_us(at: pa.ChunkedArray | pa.Array) -> LongArray:
     return np.asarray(at.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
+def _of_numbers(at: pa.Array) -> pa.Array:
+    """Seconds, milliseconds, microseconds or nanoseconds since the epoch as timestamps."""
+    numbers = at.to_numpy(zero_copy_only=False)
+    known = np.isfinite(numbers) if numbers.dtype.kind == "f" else np.ones(len(numbers), dtype=bool)
+    seconds, millis, micros = EPOCH_BOUNDS
+    size = np.abs(np.where(known, numbers, 0))
+    factor = np.select([size < seconds, size < millis, size < micros], [1e6, 1e3, 1.0], 1e-3)
+    whole = numbers.dtype.kind in "iu"
+    exact = np.where(factor >= 1, numbers * factor.astype(np.int64), numbers // 1000) if whole else None
+    found = exact if exact is not None else np.round(np.where(known, numbers, 0) * factor)
+    return pa.array(found.astype(np.int64), pa.timestamp("us"), mask=~known)
+
+
 def _parse(texts: pa.Array) -> pa.Array:
+    spelt = pc.match_substring_regex(texts, r"^-?[0-9]+(\.[0-9]+)?$")
+    if len(texts) and pc.all(spelt, skip_nulls=False).as_py():
+        return pc.cast(_of_numbers(pc.cast(texts, pa.float64())), pa.timestamp("us", tz="UTC"))
+    texts = pc.replace_substring_regex(texts, r" ?UTC$", "+00:00")
     moments = [None if text is None else datetime.fromisoformat(text) for text in texts.to_pylist()]
     aware = [
         None if moment is None else moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -72,6 +72,22 @@ def test_recommend_writes_the_contract(work, tmp_path):
         assert set(mine.item_id) <= catalogue
 
 
+def test_ids_come_back_in_the_type_of_the_users_file(work, tmp_path):
+    for users in (
+        pa.array(users_of(work)[:3]),
+        pa.array(["1", "2"]),
+        pa.array([1, 2]),
+        pa.array([], "string"),
+    ):
+        file, out = tmp_path / "users.parquet", tmp_path / "products.parquet"
+        pq.write_table(pa.table({"user_id": users}), file)
+        assert run("recommend", work / "bundle", "--users", file, "-k", 2, "--out", out) == 0
+        table = pq.read_table(out)
+        assert table.schema.field("user_id").type == users.type
+        assert table.schema.field("item_id").type == pa.string()
+        assert table.num_rows == 2 * len(users)
+
+
 def test_repeat_no_shows_nothing_that_was_bought(work, tmp_path):
     users, out = tmp_path / "users.parquet", tmp_path / "products.csv"
     pq.write_table(pa.table({"user_id": users_of(work)}), users)

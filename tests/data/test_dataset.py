@@ -159,6 +159,21 @@ def test_dwell_scales_a_view(make_dataset, seconds, factor):
     assert PLAIN.of(dataset.events, dataset.as_of_us).tolist() == pytest.approx([factor])
 
 
+def test_what_was_bought_in_no_units_is_taken_back_whole(make_dataset):
+    rows = [("purchase", 0, 0), ("purchase", 1, 2), ("refund", 2, 1), ("purchase", 3, 0), ("refund", 4, 1)]
+    events = [
+        {
+            "user_id": "u",
+            "item_id": "i",
+            "event": name,
+            "timestamp": f"2024-01-01T0{hour}:00:00",
+            "quantity": units,
+        }
+        for name, hour, units in rows
+    ]
+    assert returned_share(make_dataset(events).events).tolist() == [0.0, 0.5, 0.0, 1.0, 0.0]
+
+
 def test_a_refund_takes_back_the_latest_purchases_unit_by_unit(make_dataset):
     dataset = make_dataset(
         [

@@ -270,6 +270,106 @@ class TestIds:
         assert run([event(user_id=big)]).users.ids.one(0) == big
 
 
+class TestWritersOfOtherKinds:
+    """What Polars, DuckDB, ClickHouse or pandas make of a gap, a hash, an empty text."""
+
+    def test_not_a_number_is_no_value(self, tmp_path):
+        logs = tmp_path / "logs"
+        logs.mkdir()
+        nan = float("nan")
+        times = pa.array([1.7e9, 1.7e9, 1.7e9])
+        events = {"user_id": [1.0, 2.0, 3.0], "event": ["view"] * 3, "timestamp": times}
+        events |= {"item_id": [1.0, nan, 3.0], "room_id": [nan, 7.0, nan]}
+        pq.write_table(pa.table(events), logs / "events.parquet")
+        rooms = {"room_id": [7.0], "started_at": [1.6e9], "ended_at": [nan]}
+        pq.write_table(pa.table(rooms), logs / "rooms.parquet")
+        summary = prepare(logs, tmp_path / "out")
+        assert (summary.rows["events"], summary.quarantined) == (3, ())
+        dataset = Dataset.load(tmp_path / "out")
+        assert dataset.items.ids.external(np.arange(2, dtype=np.int32)).to_pylist() == [1.0, 3.0]
+        assert dataset.rooms.ids.keys.to_pylist() == ["7"]
+
+    def test_hashes_of_64_bits_come_back_as_such(self, tmp_path):
+        logs = tmp_path / "logs"
+        logs.mkdir()
+        hashes = pa.array([2**63, 2**64 - 1], pa.uint64())
+        times = pa.array([1_700_000_000] * 2)
+        table = pa.table({"user_id": [1, 2], "event": ["view"] * 2, "timestamp": times, "item_id": hashes})
+        pq.write_table(table, logs / "events.parquet")
+        prepare(logs, tmp_path / "out")
+        ids = Dataset.load(tmp_path / "out").items.ids
+        assert ids.external(np.arange(2, dtype=np.int32)).type == pa.uint64()
+        assert {ids.one(0), ids.one(1)} == {2**63, 2**64 - 1}
+
+    def test_whole_numbers_that_pandas_wrote_with_a_gap_are_the_same_ids(self, tmp_path):
+        logs = csv_logs(
+            tmp_path / "logs",
+            "user_id,event,timestamp,item_id\n1,view,2024-01-01,12.0\n2,view,2024-01-01,7.0\n",
+        )
+        csv_logs(logs, "item_id,category,stock\n12,tea,0\n7,shoes,3\n", name="items.csv")
+        prepare(logs, tmp_path / "out")
+        dataset = Dataset.load(tmp_path / "out")
+        assert sorted(dataset.items.ids.external(np.arange(2, dtype=np.int32)).to_pylist()) == [7, 12]
+
+    @pytest.mark.parametrize("kind", ["csv", "parquet"])
+    def test_an_empty_text_is_no_value(self, tmp_path, kind):
+        events = [event(user_id="u1"), event(user_id="u2", item_id=None, room_id="r")]
+        frame = pd.DataFrame(events).astype({"item_id": object})
+        frame["item_id"] = ["i1", ""]
+        frame["room_id"] = ["", "r"]
+        logs = tmp_path / "logs"
+        logs.mkdir()
+        rooms = pd.DataFrame({"room_id": ["r"], "started_at": [DAY.isoformat()], "ended_at": [""]})
+        users = pd.DataFrame({"user_id": ["u1"], "personalised": [""]})
+        for name, table in (("events", frame), ("rooms", rooms), ("users", users)):
+            if kind == "csv":
+                table.to_csv(logs / f"{name}.csv", index=False)
+            else:
+                table.to_parquet(logs / f"{name}.parquet", index=False)
+        assert prepare(logs, tmp_path / "out").quarantined == ()
+        dataset = Dataset.load(tmp_path / "out")
+        assert dataset.items.ids.keys.to_pylist() == ["i1"]
+        assert dataset.rooms.ids.keys.to_pylist() == ["r"]
+
+    def test_features_may_have_any_name(self, tmp_path):
+        header = "item_id,price,raw_price,id,listed,first_at,own_at,known_at,item_idx"
+        logs = csv_logs(
+            tmp_path / "logs", "user_id,event,timestamp,item_id\n1,view,2024-01-01,a\n1,view,2024-01-01,b\n"
+        )
+        csv_logs(logs, f"{header}\na,5,$5.00,101,0,7,1,9,9\nb,6,$6.00,102,1,8,2,9,9\n", name="items.csv")
+        summary = prepare(logs, tmp_path / "out")
+        assert summary.quarantined == ()
+        assert sorted(summary.dropped_columns) == ["items.item_idx", "items.known_at"]
+        rows = {row["item_id"]: row for row in pq.read_table(tmp_path / "out" / "items.parquet").to_pylist()}
+        assert (rows["a"]["price"], rows["a"]["raw_price"]) == (5.0, "$5.00")
+        assert [rows["a"][name] for name in ("id", "listed", "first_at", "own_at")] == [101, 0, 7, 1]
+
+    def test_names_that_differ_by_case_alone_are_refused_with_the_file(self, tmp_path):
+        logs = csv_logs(tmp_path / "logs", "user_id,event,timestamp,item_id\n1,view,2024-01-01,a\n")
+        csv_logs(logs, "item_id,price,Price\na,5,6\n", name="items.csv")
+        with pytest.raises(DataError, match=r"items\.csv: column 3 of the header is also column 2"):
+            prepare(logs, tmp_path / "out")
+
+    @pytest.mark.parametrize("said", ["N", "n", "no", "FALSE", "0", "opted out"])
+    def test_what_is_no_clear_consent_is_an_opt_out(self, tmp_path, said):
+        logs = csv_logs(tmp_path / "logs", "user_id,event,timestamp,item_id\nu,view,2024-01-01,a\n")
+        csv_logs(logs, f"user_id,personalised\nu,{said}\n", name="users.csv")
+        assert prepare(logs, tmp_path / "out").quarantined == ()
+        assert pq.read_table(tmp_path / "out" / "users.parquet")["personalised"].to_pylist() == [False]
+
+    @pytest.mark.parametrize("rows", ["u,25-34,false\nu,18-24,true\n", "u,18-24,true\nu,25-34,false\n"])
+    def test_of_two_rows_of_a_person_the_opt_out_stays(self, tmp_path, rows):
+        logs = csv_logs(tmp_path / "logs", "user_id,event,timestamp,item_id\nu,view,2024-01-01,a\n")
+        csv_logs(logs, f"user_id,age_band,personalised\n{rows}", name="users.csv")
+        prepare(logs, tmp_path / "out")
+        assert pq.read_table(tmp_path / "out" / "users.parquet")["personalised"].to_pylist() == [False]
+
+    def test_an_out_whose_folder_cannot_be_made(self, tmp_path):
+        logs = csv_logs(tmp_path / "logs", "user_id,event,timestamp,item_id\n1,view,2024-01-01,a\n")
+        with pytest.raises(DataError, match="its folder cannot be made"):
+            prepare(logs, logs / "events.csv" / "x")
+
+
 class TestShapes:
     def test_part_files_in_any_order_of_columns(self, tmp_path):
         folder = tmp_path / "logs" / "events"

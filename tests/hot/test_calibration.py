@@ -55,6 +55,21 @@ def test_a_higher_score_never_has_a_lower_probability(n: int, seed: int, slope: 
     assert (middle <= upper).all()
 
 
+@pytest.mark.parametrize("slope", [-1.0, 0.0])
+def test_scores_that_say_nothing_leave_the_rate_itself(slope: float) -> None:
+    """A ranking that was wrong on the origins held out must not push every potential to nothing."""
+    rng = np.random.default_rng(0)
+    truth = rng.normal(-3.0, 1.0, 2_000)
+    label = rng.random(2_000) < 1 / (1 + np.exp(-truth))
+    score = slope * truth - 9.0
+    block = rng.integers(0, 20, 2_000)
+    calibration = Calibration.fit(score, label, np.ones(2_000, np.float32), block, level=0.9, seed=1)
+    assert calibration.probability(score).mean() == pytest.approx(label.mean(), rel=0.05)
+    lower, upper = calibration.bounds(np.stack([score, score]))
+    assert (lower < label.mean()).mean() > 0.95
+    assert (upper > label.mean()).mean() > 0.95
+
+
 def test_few_origins_mean_wide_bounds() -> None:
     rng = np.random.default_rng(0)
     score = rng.normal(-2, 1, 4_000)

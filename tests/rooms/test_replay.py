@@ -116,7 +116,14 @@ def test_moments_are_read_in_every_usual_spelling() -> None:
         pa.array([datetime.fromisoformat("2026-03-02T10:00:00")], pa.timestamp("ns")),
         pa.array(["2026-03-02 10:00:00"]),
         pa.array(["2026-03-02T18:00:00+08:00"]),
+        pa.array(["2026-03-02 10:00:00 UTC"]),
+        pa.array([str(moment // 1_000_000)]),
         pa.array([moment // 1_000_000]),
+        pa.array([moment // 1_000]),
+        pa.array([moment]),
+        pa.array([moment * 1_000]),
+        pa.array([moment / 1_000_000]),
+        pa.array([moment / 1_000]),
     ):
         assert moments_us(column).tolist() == [moment]
 
