@@ -26,7 +26,6 @@ from recsys.models.popular import Popular
 from recsys.product_sections import hot_section
 from recsys.room_sections import room_sections
 from recsys.rooms.model import RoomModel, RoomReport, state_at_end
-from recsys.tables import check_folder
 from recsys.types import Progress, Target
 from training.candidates import candidate_models, fit_all
 from training.config import TrainingConfig
@@ -98,7 +97,10 @@ def train(
     out = Path(out)
     if out.exists():
         raise BundleRefused(Reason.EXISTS, f"{out} exists; a bundle is never written over: name a new path")
-    check_folder(out.parent)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{out}: its folder cannot be made: {error.strerror}") from error
     dataset = Dataset.load(dataset_path)
     with threadpoolctl.threadpool_limits(limits=None if config.threads == "auto" else config.threads):
         torch.set_num_threads(config.threads if config.threads != "auto" else torch.get_num_threads())
