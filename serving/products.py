@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -151,7 +152,8 @@ def for_audience(
     for item in order:
         reason = f"among the first {FIRST} of {first[item]} of {voters} viewers"
         if item in because:
-            reason += f", most often: {because[item].most_common(1)[0][0]}"
+            own = because[item].most_common(1)[0][0]
+            reason += f", mostly: {_of_others(own)}"
         facts: dict[str, Any] = {"viewers": voters, "first_of": first[item]}
         if item in hot:
             facts |= {"potential": hot[item]["potential"], "grade": hot[item]["grade"]}
@@ -165,6 +167,11 @@ def for_audience(
     filled = _answer(loaded, rest, k - len(order), fallback, base)
     shown = (*entries, *filled.entries)
     return Answer(shown, loaded.version, fallback, _shortfall(len(shown), k, base.count()))
+
+
+def _of_others(reason: str) -> str:
+    """A viewer's own reason as the host reads it."""
+    return re.sub(r"\byou\b", "they", reason)
 
 
 def beside(loaded: LoadedBundle, available: Bitmap, item_id: ExternalId, *, k: int) -> Answer:

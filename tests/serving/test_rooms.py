@@ -262,7 +262,8 @@ def test_the_audience_of_a_room_decides_what_comes_next(make_bundle: MakeBundle)
     categories = [int(str(entry.id)[2:]) % 3 for entry in answer]
     assert categories[0] == 0
     assert answer.entries[0].facts["viewers"] == 3
-    assert "of 3 viewers" in answer.entries[0].reason
+    assert "of 3 viewers, mostly: " in answer.entries[0].reason
+    assert not any("you" in entry.reason.split() for entry in answer)
     scores = [entry.score for entry in answer]
     assert scores == sorted(scores, reverse=True)
     # Who has left votes no more.
