@@ -235,7 +235,7 @@ def evaluate(bundle: BundleDir, dataset: DatasetDir) -> None:
     from recsys.types import Target
     from training.config import TrainingConfig
     from training.judging import run_trial
-    from training.room_judging import run_room_trial
+    from training.room_judging import room_trial_or_reason
 
     opened = open_bundle(bundle)
     settings = TrainingConfig.from_dict(opened.config, f"{bundle}/manifest.json")
@@ -245,8 +245,11 @@ def evaluate(bundle: BundleDir, dataset: DatasetDir) -> None:
             rows = run_trial(settings, log, Target.ITEM, progress=report).comparison.rows
             show_products(console, rows, segments=True)
         if len(log.rooms) and settings.rooms.enabled is not False:
-            rows = run_room_trial(settings, log, progress=report).rows
-            show_rooms(console, rows, segments=True)
+            rooms = room_trial_or_reason(settings, log, progress=report)
+            if isinstance(rooms, str):
+                console.print(f"note: {rooms}", style="yellow", highlight=False, markup=False)
+            else:
+                show_rooms(console, rooms.rows, segments=True)
 
 
 @app.command()

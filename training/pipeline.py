@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -34,9 +35,11 @@ from training.hot_plots import reliability_figure
 from training.judging import Trial, fused_sources, run_trial
 from training.plots import comparison_figure, learning_curve_figure, segments_figure
 from training.promote import ANSWER, BASELINE, Results, record_result
-from training.room_judging import POPULAR_NOW, ROOM_MODEL, RoomTrial, room_result, run_room_trial
+from training.room_judging import POPULAR_NOW, ROOM_MODEL, RoomTrial, room_result, room_trial_or_reason
 from training.tracking import Run, Tracker
 from training.window_result import WindowResult
+
+_log = logging.getLogger(__name__)
 
 #: Products of the hot list that the bundle keeps.
 HOT_DEPTH = 1_000
@@ -124,7 +127,11 @@ def refit(config: TrainingConfig, dataset_path: Path, cut_off: datetime) -> Resu
         trial = run_trial(config, dataset, Target.ITEM)
         results[Target.ITEM] = _result(trial, dataset, _answer_name(trial))
     if len(dataset.rooms) and config.rooms.enabled is not False:
-        results[Target.ROOM] = room_result(run_room_trial(config, dataset), dataset, ROOM_MODEL)
+        rooms = room_trial_or_reason(config, dataset)
+        if isinstance(rooms, str):
+            _log.warning("%s", rooms)
+        else:
+            results[Target.ROOM] = room_result(rooms, dataset, ROOM_MODEL)
     for result in results.values():
         if from_us(result.window.fit_end_us) != cut_off:
             raise DataError(
@@ -250,11 +257,11 @@ class _Job:
             return None
 
     def _judge_rooms(self) -> RoomTrial | None:
-        try:
-            return run_room_trial(self.config, self.dataset, progress=self.progress)
-        except (DataError, ModelError) as error:
-            self._note(f"rooms not evaluated: {error}")
+        trial = room_trial_or_reason(self.config, self.dataset, progress=self.progress)
+        if isinstance(trial, str):
+            self._note(trial)
             return None
+        return trial
 
     def _rooms(self) -> dict[str, Section]:
         """The room model, and the live state as of the end of the log."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from recsys.data.dataset import Dataset
 from recsys.data.split import Window, split_by_time
+from recsys.errors import DataError, ModelError
 from recsys.evaluation.table import Row, compare
 from recsys.rooms.baselines import PopularNow, tuned_visit_count
 from recsys.rooms.judging import JudgedRooms, judge_rooms
@@ -70,6 +71,16 @@ def run_room_trial(
     )
     rows = compare(found.reports, found.segments, samples=config.evaluation.samples, seed=config.seed)
     return RoomTrial(window, scorer.state_params.visit, model.report, found, rows)
+
+
+def room_trial_or_reason(
+    config: TrainingConfig, dataset: Dataset, *, progress: Progress | None = None
+) -> RoomTrial | str:
+    """What `run_room_trial` gives, or in words why a log that may be fine for products cannot judge rooms."""
+    try:
+        return run_room_trial(config, dataset, progress=progress)
+    except (DataError, ModelError) as error:
+        return f"rooms not evaluated: {error}"
 
 
 def room_result(trial: RoomTrial, dataset: Dataset, ranking: str) -> WindowResult:

@@ -49,7 +49,9 @@ class VisitCount(PopularNow):
 
 
 def tuned_visit_count(examples: RoomExamples, state_params: StateParams, content: Content) -> VisitCount:
-    """The visit count whose half-life ranks the rooms of the examples best."""
+    """The visit count whose half-life ranks the rooms of the examples best; the default one without any."""
+    if not len(examples):
+        return VisitCount(state_params, content)
     flat = examples.features.reshape(-1, len(FEATURES))
     quality = [
         ndcg(decayed_visit_scores(flat, visits=name).reshape(examples.mask.shape), examples)

@@ -172,6 +172,36 @@ def test_evaluate_prints_every_model(work, capsys):
     assert "streamer new to the user" in rooms
 
 
+def test_products_are_evaluated_where_rooms_cannot_be(tmp_path, capsys):
+    """One room alone is no choice: that is a note, and no error of the whole evaluation."""
+    rng = np.random.default_rng(0)
+    n = 600
+    seconds = np.sort(rng.integers(0, 40 * 86_400, n))
+    events = pd.DataFrame(
+        {
+            "user_id": rng.integers(0, 30, n),
+            "event": rng.choice(["view", "purchase", "enter"], n),
+            "timestamp": pd.Timestamp("2024-01-01", tz="UTC") + pd.to_timedelta(seconds, unit="s"),
+            "item_id": rng.integers(0, 25, n),
+            "room_id": 1,
+        }
+    )
+    rooms = pd.DataFrame({"room_id": [1], "streamer_id": ["s"], "started_at": ["2023-12-31"]})
+    (tmp_path / "logs").mkdir()
+    events.to_csv(tmp_path / "logs" / "events.csv", index=False)
+    rooms.to_csv(tmp_path / "logs" / "rooms.csv", index=False)
+    assert run("prepare", tmp_path / "logs", "--out", tmp_path / "dataset") == 0
+    quick = ("--set", "models.two_tower.enabled=false", "--set", "evaluation.samples=100")
+    bundle = ("--out", tmp_path / "bundle", "--no-track")
+    assert run("train", tmp_path / "dataset", *quick, *bundle) == 0
+    capsys.readouterr()
+    assert run("evaluate", tmp_path / "bundle", tmp_path / "dataset") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Products, test window" in printed
+    assert "note: rooms not evaluated" in printed
+    assert "two live rooms to choose from" in printed
+
+
 def test_promote_says_why(work, capsys):
     status = run("promote", "challenger", "--set", f"tracking.uri=sqlite:///{work}/mlflow.db")
     printed = capsys.readouterr().out
