@@ -180,6 +180,9 @@ def prepare(
     logs: Annotated[Path, typer.Argument(help="Folder with the log tables.", metavar="LOGS")],
     out: Out,
     engine: Annotated[EngineChoice, typer.Option(help="Where to compute.")] = EngineChoice.DUCKDB,
+    memory: Annotated[
+        str | None, typer.Option(help="Most that DuckDB holds before it spills to disk, as 4GB.")
+    ] = None,
     until: Annotated[
         str | None, typer.Option(help="Leave out what was not known before this time (UTC).")
     ] = None,
@@ -193,7 +196,7 @@ def prepare(
 
     limit = None if until is None else _time(until, "--until")
     with _stages() as report:
-        summary = run(logs, out, engine=engine.value, until=limit, progress=report)
+        summary = run(logs, out, engine=engine.value, memory=memory, until=limit, progress=report)
     show_prepared(console, summary)
 
 

@@ -47,9 +47,10 @@ class Engine(Protocol):
 
 
 class DuckDBEngine:
-    """One machine: works out of core, spilling to `scratch`."""
+    """One machine: works out of core, spilling to `scratch`; `memory` is the most it holds, as 4GB."""
 
-    def __init__(self, scratch: Path) -> None:
+    def __init__(self, scratch: Path, memory: str | None = None) -> None:
+        import duckdb
         import ibis
 
         self._scratch = scratch
@@ -57,6 +58,11 @@ class DuckDBEngine:
         self._connection = ibis.duckdb.connect(temp_directory=str(scratch))
         self._connection.raw_sql("SET TimeZone = 'UTC'")
         self._connection.raw_sql("SET enable_progress_bar = false")  # it would write into our own output
+        if memory is not None:
+            try:
+                self._connection.raw_sql(f"SET memory_limit = {_quoted(memory)}")
+            except duckdb.Error as error:
+                raise DataError(f"memory {memory!r}: write it as 4GB or 800MB") from error
 
     def read(self, files: Sequence[Path], *, csv: bool) -> ir.Table:
         """See `Engine`."""
@@ -176,14 +182,16 @@ class SparkEngine:
             self._session.catalog.dropTempView(f"recsys_raw_{view}")
 
 
-def open_engine(name: EngineName, scratch: Path) -> Engine:
+def open_engine(name: EngineName, scratch: Path, *, memory: str | None = None) -> Engine:
     """The engine of that name, with a folder for what it spills.
 
     Raises:
-        DataError: no such engine, or its package is not installed.
+        DataError: no such engine, its package is not installed, or `memory` is no amount that it can take.
     """
     if name == "duckdb":
-        return DuckDBEngine(scratch)
+        return DuckDBEngine(scratch, memory)
+    if memory is not None:
+        raise DataError(f"memory {memory!r}: Spark's is set where Spark is, as spark.driver.memory")
     if name == "spark":
         return SparkEngine(scratch)
     raise DataError(f"engine {name!r}: choose duckdb or spark")

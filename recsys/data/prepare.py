@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -23,7 +24,7 @@ import pyarrow.parquet as pq
 
 from recsys.data.checks import REASON, check
 from recsys.data.dataset import FORMAT_VERSION, MANIFEST, to_us
-from recsys.data.engine import UNREADABLE_LINE, Engine, EngineName, open_engine
+from recsys.data.engine import ROW_GROUP, UNREADABLE_LINE, Engine, EngineName, open_engine
 from recsys.data.logs import RawTable, read_logs, typed
 from recsys.data.schema import TABLES, Kind
 from recsys.data.tombstones import forgotten, tombstone
@@ -80,6 +81,7 @@ def prepare(
     out: Path | str,
     *,
     engine: EngineName = "duckdb",
+    memory: str | None = None,
     until: datetime | None = None,
     now: datetime | None = None,
     progress: Progress | None = None,
@@ -91,6 +93,8 @@ def prepare(
         out: folder to write; a Dataset that is there is replaced, anything else is left alone. People on the
             list of tombstones beside it are left out: see `recsys.data.tombstones`.
         engine: where to compute.
+        memory: most that DuckDB holds before it spills to disk beside `out`, as 4GB; by default four fifths
+            of the machine's. Spark has its own setting.
         until: leave out what was not known before this moment (UTC).
         now: events after it have not happened and are quarantined; by default the present.
         progress: called with the name of each stage.
@@ -110,18 +114,33 @@ def prepare(
         scratch, built = Path(work) / "scratch", Path(work) / "dataset"
         scratch.mkdir()
         (built / "quarantine").mkdir(parents=True)
-        running = open_engine(engine, scratch)
+        running = open_engine(engine, scratch, memory=memory)
         try:
             summary = _build(logs, out, built, scratch, running, until, now or datetime.now(UTC), say)
+        except duckdb.OutOfMemoryException as error:
+            raise DataError(
+                f"{logs}: {memory or 'four fifths of this memory'} is too little even when spilling to disk; "
+                f"give prepare more memory ({_first_lines(str(error))})"
+            ) from error
         except duckdb.Error as error:
             raise DataError(f"{logs}: a table cannot be read: {_first_lines(str(error))}") from error
         finally:
             running.close()
-        replaced = Path(work) / "replaced"
-        if out.exists():
-            out.rename(replaced)
-        built.rename(out)
+        _put_in_place(built, out, Path(work) / "replaced")
     return summary
+
+
+def _put_in_place(built: Path, out: Path, replaced: Path) -> None:
+    """Give a new Dataset its name; the one that had it goes away only after that."""
+    if not out.exists():
+        built.rename(out)
+        return
+    out.rename(replaced)
+    try:
+        built.rename(out)
+    except OSError:
+        replaced.rename(out)
+        raise
 
 
 def _build(
@@ -178,7 +197,7 @@ def _build(
         path=out,
         rows=rows,
         entities={kind: pq.ParquetFile(built / f"{kind}s.parquet").metadata.num_rows for kind in KINDS},
-        behaviours=_behaviours(events),
+        behaviours=dict(_counts(events, "behaviour").most_common()),
         first=first,
         last=last,
         quarantined=tuple(quarantined),
@@ -225,10 +244,9 @@ def _first_lines(text: str) -> str:
 
 
 def _faults(name: str, bad: Path) -> list[Quarantined]:
-    table = pq.read_table(bad, columns=[REASON])
-    if table.num_rows == 0:
+    counted = _counts(bad, REASON)
+    if not counted:
         return []
-    counted = pc.value_counts(table[REASON]).to_pylist()
     whole = pq.ParquetFile(bad)
     examples: dict[str, str] = {}
     for batch in whole.iter_batches(4096):
@@ -240,8 +258,17 @@ def _faults(name: str, bad: Path) -> list[Quarantined]:
                 )
         if len(examples) == len(counted):
             break
-    ordered = sorted(counted, key=lambda entry: (-entry["counts"], entry["values"]))
-    return [Quarantined(name, e["values"], int(e["counts"]), examples[e["values"]]) for e in ordered]
+    ordered = sorted(counted.items(), key=lambda entry: (-entry[1], entry[0]))
+    return [Quarantined(name, reason, rows, examples[reason]) for reason, rows in ordered]
+
+
+def _counts(path: Path, column: str) -> Counter[str]:
+    """How often each text is in a column, read a batch at a time."""
+    counts: Counter[str] = Counter()
+    for batch in pq.ParquetFile(path).iter_batches(ROW_GROUP, columns=[column]):
+        for entry in pc.value_counts(batch.column(0)).to_pylist():
+            counts[entry["values"]] += int(entry["counts"])
+    return counts
 
 
 def _refuse_nothing(raw: RawTable, good: int, faults: list[Quarantined]) -> None:
@@ -383,11 +410,6 @@ def _span(events: Path) -> tuple[datetime, datetime, datetime]:
     con.disconnect()
     first, last, end = (found[name].replace(tzinfo=UTC) for name in ("first", "last", "end"))
     return first, last, end
-
-
-def _behaviours(events: Path) -> dict[str, int]:
-    counted = pc.value_counts(pq.read_table(events, columns=["behaviour"])["behaviour"]).to_pylist()
-    return {entry["values"]: int(entry["counts"]) for entry in sorted(counted, key=lambda e: -e["counts"])}
 
 
 def _fingerprint(built: Path) -> str:
