@@ -15,9 +15,10 @@ from recsys.rooms.events import EventBatch
 from recsys.rooms.features import FEATURES, room_features
 from recsys.rooms.log_feed import LogFeed
 from recsys.rooms.memory import NEVER_US
+from recsys.rooms.outcomes import outcomes
 from recsys.rooms.params import DAY_US, SECOND_US, StateParams
 from recsys.rooms.state import LiveState
-from recsys.types import Behaviour, BoolArray, FloatArray, IntArray, LongArray, Params, Progress
+from recsys.types import BoolArray, FloatArray, IntArray, LongArray, Params, Progress
 
 #: Rooms shown this long before a visit were the choice that the user had.
 _PAGE_US = 60 * SECOND_US
@@ -35,9 +36,8 @@ class ExampleParams(Params):
         rooms: most rooms of one example: the one entered, those shown and passed over, and others live then.
         negatives: `live` takes the other rooms as they were; `any` gives them the streamers of any rooms the
             log has shown by then, live or not, which is what not to do and is here to be measured.
-        bounced, stayed, bought: weight of a visit that was a short exit, of one that lasted `stay_s` and
-            more, and of one with a purchase; any other visit has weight 1.
-        stay_s: see `stayed`.
+        bounced: weight of a visit that was a short exit, as one entered; any other has weight 1.
+        buy_wait_s: a purchase this long after the visit began still came of it.
         seed: of the choice of visits and rooms.
     """
 
@@ -46,9 +46,7 @@ class ExampleParams(Params):
     rooms: int = Field(default=48, ge=2)
     negatives: Literal["live", "any"] = "live"
     bounced: float = Field(default=0.7, ge=0)
-    stayed: float = Field(default=1.0, ge=0)
-    bought: float = Field(default=1.3, ge=0)
-    stay_s: float = Field(default=600.0, gt=0)
+    buy_wait_s: float = Field(default=3600.0, ge=0)
     seed: int = 0
 
 
@@ -60,6 +58,8 @@ class RoomExamples:
         at_us: (E,) int64.
         user_idx: (E,) int32.
         weight: (E,) float32.
+        stayed: (E,) float32 in [0, 1), how long the visit was: see `recsys.rooms.outcomes`; NaN for unknown.
+        bought: (E,) float32, 1 where the user bought in the room soon after, else 0; NaN for unknown.
         mask: (E, C) whether a place holds a room.
         features: (E, C, F) float32, the taste columns zero; zero where `mask` is False.
         streamer_idx, item_idx: (E, C) int32 of the rooms, -1 for none.
@@ -70,6 +70,8 @@ class RoomExamples:
     at_us: LongArray
     user_idx: IntArray
     weight: FloatArray
+    stayed: FloatArray
+    bought: FloatArray
     mask: BoolArray
     features: FloatArray
     streamer_idx: IntArray
@@ -111,12 +113,13 @@ def collect_examples(
     feed = LogFeed(dataset, content.category_code)
     events = feed.events
     visits = _sample(events, state_params, params, rng)
-    weights = _weights(events, visits, state_params, params)
+    came_to = outcomes(events, visits, dataset.as_of_us, params.buy_wait_s)
+    weights = np.where(came_to.dwell_s < state_params.bounce_s, params.bounced, 1.0)
     state, plain = LiveState(state_params), replace(content, taste=None)
     c, width = params.rooms, state_params.history
     rows = _empty(len(visits), c, width)
     made = 0
-    for done, (visit, weight) in enumerate(zip(visits.tolist(), weights.tolist(), strict=True), 1):
+    for done, visit in enumerate(visits.tolist(), 1):
         at_us, user = int(events.timestamp_us[visit]), int(events.user_idx[visit])
         feed.advance(state, at_us)
         entered = state.rooms.row(int(events.room_idx[visit]))
@@ -126,7 +129,8 @@ def collect_examples(
             of_rooms = state.rooms.streamer_idx[rooms]
             if params.negatives == "any":
                 state.rooms.streamer_idx[rooms[1:]] = _any_streamers(state, at_us, n - 1, rng)
-            rows.at_us[made], rows.user_idx[made], rows.weight[made] = at_us, user, weight
+            rows.at_us[made], rows.user_idx[made], rows.weight[made] = at_us, user, weights[done - 1]
+            rows.stayed[made], rows.bought[made] = came_to.stayed[done - 1], came_to.bought[done - 1]
             rows.mask[made, :n] = True
             rows.features[made, :n] = room_features(state, plain, user, rooms, at_us)
             rows.streamer_idx[made, :n] = state.rooms.streamer_idx[rooms]
@@ -152,27 +156,6 @@ def _sample(
     if len(visits) > params.visits:
         visits = np.sort(rng.choice(visits, params.visits, replace=False))
     return visits
-
-
-def _weights(
-    events: EventBatch, visits: LongArray, state_params: StateParams, params: ExampleParams
-) -> FloatArray:
-    """(V,) what each visit counts, by how it went, which the log knows at the moment of training."""
-    weight = np.ones(len(visits), dtype=np.float32)
-    views = np.flatnonzero((events.behaviour == Behaviour.VIEW.code) & np.isfinite(events.duration_s))
-    if len(views):
-        _, place = np.unique(events.timestamp_us, return_inverse=True)
-        users = int(events.user_idx.max()) + 1
-        key = place.astype(np.int64) * users + events.user_idx
-        order = views[np.argsort(key[views], kind="stable")]
-        found = order[np.minimum(np.searchsorted(key[order], key[visits]), len(order) - 1)]
-        dwell_s = np.where(key[found] == key[visits], events.duration_s[found], np.nan)
-        weight[dwell_s >= params.stay_s] = params.stayed
-        weight[dwell_s < state_params.bounce_s] = params.bounced
-    bought = (events.behaviour == Behaviour.PURCHASE.code) & (events.room_idx >= 0)
-    pair = events.user_idx.astype(np.int64) << 32 | events.room_idx.astype(np.int64) & 0xFFFFFFFF
-    weight[np.isin(pair[visits], pair[bought])] = params.bought
-    return weight
 
 
 def _candidates(
@@ -211,6 +194,8 @@ def _empty(n: int, c: int, width: int) -> RoomExamples:
         at_us=np.zeros(n, dtype=np.int64),
         user_idx=np.zeros(n, dtype=np.int32),
         weight=np.zeros(n, dtype=np.float32),
+        stayed=np.full(n, np.nan, dtype=np.float32),
+        bought=np.full(n, np.nan, dtype=np.float32),
         mask=np.zeros((n, c), dtype=bool),
         features=np.zeros((n, c, len(FEATURES)), dtype=np.float32),
         streamer_idx=np.full((n, c), -1, dtype=np.int32),

@@ -16,7 +16,7 @@ from recsys.errors import ModelError
 from recsys.rooms.content import Content, Taste
 from recsys.rooms.examples import RoomExamples
 from recsys.rooms.features import FEATURES
-from recsys.rooms.network import RoomNetwork
+from recsys.rooms.network import TARGETS, RoomNetwork, TargetWeights
 from recsys.types import BEHAVIOURS, Behaviour, FloatArray, LongArray, Params, Progress
 
 _TASTE_COLUMNS = tuple(FEATURES.index(name) for name in ("taste_streamer", "taste_item", "taste"))
@@ -35,6 +35,8 @@ class NetworkParams(Params):
         id_decay: weight decay on what is learnt of single streamers and products, which keeps the rare near
             what their category says.
         dropout: share of the hidden units dropped.
+        targets: how much each target counts in the score.
+        outcomes: how much staying and buying, which only visits tell of, count in the loss beside entering.
         seed: of the initial weights and the order of examples.
     """
 
@@ -46,6 +48,8 @@ class NetworkParams(Params):
     learning_rate: float = Field(default=6e-3, gt=0)
     id_decay: float = Field(default=15.0, ge=0)
     dropout: float = Field(default=0.1, ge=0, lt=1)
+    targets: TargetWeights = TargetWeights()
+    outcomes: float = Field(default=0.2, ge=0)
     seed: int = 0
 
 
@@ -117,15 +121,15 @@ class _Choice(nn.Module):
         self.log_half_life = nn.Parameter(torch.tensor(float(np.log(20.0))))
         self.register_buffer("centre", torch.from_numpy(centre))
         self.register_buffer("scale", torch.from_numpy(scale))
-        self.linear = nn.Parameter(torch.zeros(len(FEATURES)))
+        self.linear = nn.Parameter(torch.zeros(len(FEATURES), len(TARGETS)))
         with torch.no_grad():
-            self.linear[list(_TASTE_COLUMNS[:2])] = 1.0
+            self.linear[list(_TASTE_COLUMNS[:2]), 0] = 1.0
         self.hidden = nn.Linear(len(FEATURES), params.hidden)
-        self.out = nn.Linear(params.hidden, 1, bias=False)
+        self.out = nn.Linear(params.hidden, len(TARGETS))
         self.dropout = nn.Dropout(params.dropout)
 
     def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """(B, C) scores, minus infinity where there is no room."""
+        """(B, C, 3) logits of the targets, minus infinity where there is no room."""
         vector = self.users(batch)  # (B, d)
         streamers = functional.embedding(batch["streamer_idx"], self.streamer.all())  # (B, C, d)
         items = functional.embedding(batch["item_idx"], self.item.all())
@@ -137,8 +141,8 @@ class _Choice(nn.Module):
         features[..., _TASTE_COLUMNS[2]] = to_streamer + to_item
         x = torch.clamp((features - self.centre) * self.scale, -RoomNetwork.CLIP, RoomNetwork.CLIP)
         hidden = self.dropout(torch.relu(self.hidden(x)))
-        scores: torch.Tensor = x @ self.linear + self.out(hidden).squeeze(-1)
-        return scores.masked_fill(~batch["mask"], -torch.inf)
+        logits: torch.Tensor = x @ self.linear + self.out(hidden)
+        return logits.masked_fill(~batch["mask"][..., None], -torch.inf)
 
     def users(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """(B, d) the users' vectors: see `recsys.rooms.content.Taste`."""
@@ -160,7 +164,7 @@ def fit_network(
     epochs: int | None = None,
     progress: Progress | None = None,
 ) -> FittedNetwork:
-    """Fit tastes and network by the cross-entropy of the room entered among the rooms of its example.
+    """Fit tastes and network: which room of an example was entered, and what the visit came to.
 
     Args:
         examples: to learn from.
@@ -194,7 +198,7 @@ def fit_network(
     for epoch in range(1, passes + 1):
         model.train()
         for batch in _batches(examples, attributes, params.batch, rng):
-            loss = _loss(model, batch)
+            loss = _loss(model, batch, params.outcomes)
             if not torch.isfinite(loss):
                 raise ModelError(
                     f"the room network's loss is {loss.item()} in pass {epoch}: lower its learning_rate"
@@ -208,13 +212,14 @@ def fit_network(
         if validation is None or len(validation) == 0:
             best, best_epoch = _copy(model), epoch
             continue
-        now = _mean_loss(model, validation, attributes, params.batch)
+        now = _mean_loss(model, validation, attributes, params)
         if now < best_loss:
             best, best_loss, best_epoch = _copy(model), now, epoch
         elif epoch - best_epoch >= params.patience:
             break
     model.load_state_dict(best)
-    return _exported(model, best_epoch, float(best_loss) if np.isfinite(best_loss) else float("nan"))
+    loss_of_best = float(best_loss) if np.isfinite(best_loss) else float("nan")
+    return _exported(model, params.targets, best_epoch, loss_of_best)
 
 
 def attributes_of(
@@ -263,6 +268,7 @@ def _tensors(examples: RoomExamples, attributes: Attributes, rows: LongArray) ->
     return {
         "user_idx": indices(part.user_idx, len(attributes.user)),
         "weight": torch.from_numpy(part.weight),
+        "outcomes": torch.from_numpy(np.stack([part.stayed, part.bought], axis=1)),
         "mask": torch.from_numpy(part.mask[:, :width]),
         "features": torch.from_numpy(part.features[:, :width]),
         "streamer_idx": indices(part.streamer_idx[:, :width], streamers),
@@ -274,18 +280,30 @@ def _tensors(examples: RoomExamples, attributes: Attributes, rows: LongArray) ->
     }
 
 
-def _loss(model: _Choice, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def _loss(model: _Choice, batch: dict[str, torch.Tensor], outcomes: float) -> torch.Tensor:
+    """Cross-entropy of the room entered among the rooms, and of what the visit came to where it is known."""
+    logits = model(batch)
     # The room entered is in place 0.
-    chosen = -torch.log_softmax(model(batch), dim=1)[:, 0]
-    return (chosen * batch["weight"]).sum() / batch["weight"].sum()
+    chosen = -torch.log_softmax(logits[..., 0], dim=1)[:, 0]
+    loss = (chosen * batch["weight"]).sum() / batch["weight"].sum()
+    known = torch.isfinite(batch["outcomes"])
+    if outcomes and known.any():
+        came_to = functional.binary_cross_entropy_with_logits(
+            logits[:, 0, 1:], torch.where(known, batch["outcomes"], 0.0), reduction="none"
+        )
+        loss = loss + outcomes * (came_to * known).sum() / len(known)
+    return loss
 
 
-def _mean_loss(model: _Choice, examples: RoomExamples, attributes: Attributes, size: int) -> float:
+def _mean_loss(
+    model: _Choice, examples: RoomExamples, attributes: Attributes, params: NetworkParams
+) -> float:
+    """Of the choice alone: by it the best pass is kept."""
     model.eval()
     with torch.no_grad():
         losses = [
-            (float(_loss(model, batch)), len(batch["weight"]))
-            for batch in _batches(examples, attributes, size, None)
+            (float(_loss(model, batch, 0.0)), len(batch["weight"]))
+            for batch in _batches(examples, attributes, params.batch, None)
         ]
     return sum(loss * n for loss, n in losses) / sum(n for _, n in losses)
 
@@ -294,7 +312,7 @@ def _copy(model: _Choice) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
-def _exported(model: _Choice, epochs: int, loss: float) -> FittedNetwork:
+def _exported(model: _Choice, targets: TargetWeights, epochs: int, loss: float) -> FittedNetwork:
     def array(tensor: torch.Tensor) -> FloatArray:
         values: FloatArray = tensor.detach().numpy().astype(np.float32)
         return np.ascontiguousarray(values)
@@ -316,6 +334,8 @@ def _exported(model: _Choice, epochs: int, loss: float) -> FittedNetwork:
         linear=array(model.linear),
         hidden=array(model.hidden.weight.T),
         hidden_bias=array(model.hidden.bias),
-        out=array(model.out.weight[0]),
+        out=array(model.out.weight.T),
+        out_bias=array(model.out.bias),
+        weights=targets.to_array(),
     )
     return FittedNetwork(network, taste, epochs, loss)

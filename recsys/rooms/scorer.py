@@ -12,7 +12,7 @@ import numpy.typing as npt
 from recsys.errors import BundleError
 from recsys.rooms.content import Content, Taste
 from recsys.rooms.features import FEATURES, room_features
-from recsys.rooms.network import RoomNetwork
+from recsys.rooms.network import TARGETS, RoomNetwork
 from recsys.rooms.params import StateParams
 from recsys.rooms.shortlist import shortlist
 from recsys.rooms.state import LiveState
@@ -101,6 +101,7 @@ class RoomScorer:
         arrays: dict[str, npt.NDArray[Any]] = {name: getattr(self.content, name) for name in _CONTENT}
         meta: dict[str, Any] = {
             "features": list(FEATURES),
+            "targets": list(TARGETS),
             "state_params": self.state_params.model_dump(mode="json"),
             "categories": list(self.content.categories),
             "rerank": self.rerank,
@@ -125,12 +126,11 @@ class RoomScorer:
         """The scorer that `to_parts` took apart.
 
         Raises:
-            BundleError: it was made for other features than this engine computes.
+            BundleError: it was made for other features or targets than this engine computes.
         """
-        if tuple(meta["features"]) != FEATURES:
-            raise BundleError(
-                "the room model was trained on other features than this engine has; train again"
-            )
+        for name, own in (("features", FEATURES), ("targets", TARGETS)):
+            if tuple(meta.get(name, ())) != own:
+                raise BundleError(f"the room model has other {name} than this engine; train again")
         taste = None
         if "taste_half_life_days" in meta:
             vectors = {name: arrays[f"taste_{name}"] for name in _TASTE}

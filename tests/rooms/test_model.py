@@ -128,7 +128,7 @@ def test_parts_give_the_same_scorer_back(world: World) -> None:
         second = again.rank(state, user, now, k=5)
         np.testing.assert_array_equal(first.room_idx, second.room_idx)
         np.testing.assert_array_equal(first.scores, second.scores)
-    with pytest.raises(BundleError, match="other features"):
+    with pytest.raises(BundleError, match="has other features"):
         RoomScorer.from_parts(arrays, blobs, {**meta, "features": ["pair_known"]})
 
 
