@@ -27,6 +27,7 @@ from recsys.models.popular import Popular
 from recsys.product_sections import hot_section
 from recsys.room_sections import room_sections
 from recsys.rooms.model import RoomModel, RoomReport, state_at_end
+from recsys.rooms.potential import Potential
 from recsys.types import Progress, Target
 from training.candidates import candidate_models, fit_all
 from training.config import TrainingConfig
@@ -36,6 +37,7 @@ from training.judging import Trial, fused_sources, run_trial
 from training.plots import comparison_figure, learning_curve_figure, segments_figure
 from training.promote import ANSWER, BASELINE, Results, record_result
 from training.room_judging import POPULAR_NOW, ROOM_MODEL, RoomTrial, room_result, room_trial_or_reason
+from training.room_potential import start_us, values_of
 from training.tracking import Run, Tracker
 from training.window_result import WindowResult
 
@@ -182,7 +184,7 @@ class _Job:
             sections |= product_sections(self.dataset, [], None)
         if len(self.dataset.rooms) and self.config.rooms.enabled is not False:
             self.room_trial = self._timed("evaluate rooms", self._judge_rooms)
-            sections |= self._timed("rooms", self._rooms)
+            sections |= self._timed("rooms", lambda: self._rooms(hot))
         rows = [] if trial is None else trial.comparison.rows
         room_rows = [] if self.room_trial is None else self.room_trial.rows
         bundle = write_bundle(
@@ -263,13 +265,14 @@ class _Job:
             return None
         return trial
 
-    def _rooms(self) -> dict[str, Section]:
+    def _rooms(self, hot: HotScores | None) -> dict[str, Section]:
         """The room model, and the live state as of the end of the log."""
         dataset = self.dataset
         model = RoomModel(self.config.rooms.params)
         chosen = None if self.room_trial is None else self.room_trial.chosen
         try:
-            scorer = model.fit(dataset, chosen=chosen, progress=self.progress)
+            potential = self._potential(hot)
+            scorer = model.fit(dataset, potential=potential, chosen=chosen, progress=self.progress)
         except ModelError as error:
             if self.config.rooms.enabled is True:
                 raise
@@ -289,6 +292,15 @@ class _Job:
             rooms=dataset.rooms.ids,
             explore=self.config.rooms.params.explore,
         )
+
+    def _potential(self, hot: HotScores | None) -> Potential | None:
+        """What was said before the test window, and what is said now."""
+        said = None if self.room_trial is None else self.room_trial.potential
+        if said is None or hot is None:
+            return said
+        # The hot list may be as of the midnight after the log's last event.
+        at_us = min(start_us(hot.as_of), self.dataset.as_of_us)
+        return said.and_later(at_us, values_of(hot, len(self.dataset.items)))
 
     def _note(self, text: str) -> None:
         self.notes.append(text)

@@ -11,8 +11,10 @@ from recsys.evaluation.table import Row, compare
 from recsys.rooms.baselines import PopularNow, tuned_visit_count
 from recsys.rooms.judging import JudgedRooms, judge_rooms
 from recsys.rooms.model import RoomModel, RoomReport
+from recsys.rooms.potential import Potential
 from recsys.types import Behaviour, Progress, Target
 from training.config import TrainingConfig
+from training.room_potential import potential_before
 from training.window_result import WindowResult
 
 #: Names of the rankings in the comparison; the bundle answers by the model.
@@ -29,6 +31,7 @@ class RoomTrial:
         window: the cut and the window behind it.
         visit: the behaviour that counted as entering.
         chosen: what the fit chose on its own validation, for a refit.
+        potential: hot-item potential before the window; None where there is none.
         found: users, reports and segments.
         rows: the table with intervals.
     """
@@ -36,6 +39,7 @@ class RoomTrial:
     window: Window
     visit: Behaviour
     chosen: RoomReport
+    potential: Potential | None
     found: JudgedRooms
     rows: list[Row]
 
@@ -56,7 +60,10 @@ def run_room_trial(
     """
     window = split_by_time(dataset, config.split).test
     model = RoomModel(config.rooms.params)
-    scorer = model.fit(dataset.until(window.fit_end_us), progress=progress)
+    potential = None
+    if config.hot.enabled is not False:
+        potential = potential_before(dataset, window.fit_end_us, config.hot.params, progress=progress)
+    scorer = model.fit(dataset.until(window.fit_end_us), potential=potential, progress=progress)
     found = judge_rooms(
         {
             POPULAR_NOW: PopularNow(scorer.state_params, scorer.content),
@@ -70,7 +77,7 @@ def run_room_trial(
         progress=progress,
     )
     rows = compare(found.reports, found.segments, samples=config.evaluation.samples, seed=config.seed)
-    return RoomTrial(window, scorer.state_params.visit, model.report, found, rows)
+    return RoomTrial(window, scorer.state_params.visit, model.report, potential, found, rows)
 
 
 def room_trial_or_reason(

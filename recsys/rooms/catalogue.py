@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from recsys.data.dataset import Dataset, Entities
 from recsys.rooms.content import Content
 from recsys.rooms.params import StateParams
+from recsys.rooms.potential import Potential
 from recsys.types import Behaviour, FloatArray, IntArray
 
 #: Most values that a column of text may have to be taken for a category or an attribute.
@@ -23,12 +24,12 @@ def state_params_of(dataset: Dataset) -> StateParams:
     return StateParams(visit=entered, leave=Behaviour.LEAVE if counts.get(Behaviour.LEAVE) else None)
 
 
-def content_of(dataset: Dataset, *, potential: FloatArray | None = None) -> Content:
+def content_of(dataset: Dataset, *, potential: Potential | None = None) -> Content:
     """Categories and prices of the catalogue.
 
     Args:
         dataset: as of the moment of training.
-        potential: (items,) hot-item potential of each product, NaN where unknown.
+        potential: hot-item potential of its products.
     """
     names: dict[str, None] = {}
     for entities in (dataset.items, dataset.streamers, dataset.rooms):
@@ -48,7 +49,7 @@ def content_of(dataset: Dataset, *, potential: FloatArray | None = None) -> Cont
         item_category=codes(dataset.items),
         item_price=_prices(dataset.items),
         streamer_category=codes(dataset.streamers),
-        potential=None if potential is None else np.asarray(potential, dtype=np.float32),
+        potential=potential,
     )
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from recsys.rooms.memory import NEVER_US
 from recsys.rooms.params import DAY_US
+from recsys.rooms.potential import Potential
 from recsys.rooms.state import LiveState
 from recsys.types import FloatArray, IntArray
 
@@ -52,7 +53,7 @@ class Content:
         item_category: (I,) int32 codes, -1 where unknown.
         item_price: (I,) float32 ln(price), centred and scaled over the catalogue; NaN where unknown.
         streamer_category: (S,) int32 codes, -1 where unknown.
-        potential: (I,) float32 hot-item potential in [0, 1], NaN where unknown; None where there is none.
+        potential: hot-item potential of the products; None where there is none.
         taste: learnt vectors; None before they are learnt.
     """
 
@@ -60,7 +61,7 @@ class Content:
     item_category: IntArray
     item_price: FloatArray
     streamer_category: IntArray
-    potential: FloatArray | None = None
+    potential: Potential | None = None
     taste: Taste | None = None
 
     @property

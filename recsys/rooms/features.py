@@ -245,8 +245,9 @@ def _air(
     ):
         put(name, np.log1p(sums[:, column, 1]))
     put("air_momentum", np.log((7 * sums[:, :, 1].sum(axis=1) + 1) / (sums[:, :, -1].sum(axis=1) + 1)))
-    if content.potential is not None:
-        put("air_potential", np.nan_to_num(pick(content.potential, item, np.nan)))
+    potential = None if content.potential is None else content.potential.at(now_us)
+    if potential is not None:
+        put("air_potential", np.nan_to_num(pick(potential, item, np.nan)))
     price = pick(content.item_price, item, np.nan)
     put("air_price", np.nan_to_num(price))
     weight = np.exp2(-actions.age_days / _PROFILE_HALF_LIFE_DAYS)

@@ -18,6 +18,7 @@ from recsys.rooms.explore import ExploreParams
 from recsys.rooms.features import FEATURES
 from recsys.rooms.log_feed import LogFeed
 from recsys.rooms.network_training import Attributes, FittedNetwork, NetworkParams, attributes_of, fit_network
+from recsys.rooms.potential import Potential
 from recsys.rooms.scorer import RoomScorer
 from recsys.rooms.shortlist import fit_shortlist
 from recsys.rooms.state import LiveState
@@ -85,7 +86,7 @@ class RoomModel:
         self,
         dataset: Dataset,
         *,
-        potential: FloatArray | None = None,
+        potential: Potential | None = None,
         chosen: RoomReport | None = None,
         progress: Progress | None = None,
     ) -> RoomScorer:
@@ -93,7 +94,7 @@ class RoomModel:
 
         Args:
             dataset: the log.
-            potential: (items,) hot-item potential as of the same moment, NaN where unknown.
+            potential: hot-item potential of its products, at this moment and before.
             chosen: what an earlier fit chose on its validation, to be done again on this log without holding
                 anything out; one that had too little to choose by counts for nothing.
             progress: called as progress(done, total, text).

@@ -14,6 +14,7 @@ from recsys.rooms.content import Content, Taste
 from recsys.rooms.features import FEATURES, room_features
 from recsys.rooms.network import TARGETS, RoomNetwork
 from recsys.rooms.params import StateParams
+from recsys.rooms.potential import Potential
 from recsys.rooms.shortlist import shortlist
 from recsys.rooms.state import LiveState
 from recsys.rooms.trees import RoomTrees
@@ -107,7 +108,8 @@ class RoomScorer:
             "rerank": self.rerank,
         }
         if self.content.potential is not None:
-            arrays["potential"] = self.content.potential
+            arrays["potential"] = self.content.potential.values
+            arrays["potential_from_us"] = self.content.potential.from_us
         if self.content.taste is not None:
             arrays |= {f"taste_{name}": getattr(self.content.taste, name) for name in _TASTE}
             meta["taste_half_life_days"] = self.content.taste.half_life_days
@@ -135,10 +137,13 @@ class RoomScorer:
         if "taste_half_life_days" in meta:
             vectors = {name: arrays[f"taste_{name}"] for name in _TASTE}
             taste = Taste(**vectors, half_life_days=float(meta["taste_half_life_days"]))
+        potential = None
+        if "potential" in arrays:
+            potential = Potential(arrays["potential_from_us"], arrays["potential"])
         content = Content(
             categories=tuple(meta["categories"]),
             **{name: arrays[name] for name in _CONTENT},
-            potential=arrays.get("potential"),
+            potential=potential,
             taste=taste,
         )
         return cls(

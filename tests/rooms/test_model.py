@@ -19,6 +19,7 @@ from recsys.rooms.examples import ExampleParams, RoomExamples, collect_examples
 from recsys.rooms.features import FEATURES, room_features
 from recsys.rooms.model import RoomModel, RoomParams, ndcg, state_at_end, with_taste
 from recsys.rooms.network_training import NetworkParams
+from recsys.rooms.potential import Potential
 from recsys.rooms.replay import KnownIds, Replay, moments_us, replay
 from recsys.rooms.scorer import RoomScorer, decayed_visit_scores
 from recsys.rooms.trees import RoomTrees
@@ -44,6 +45,14 @@ class World:
         return KnownIds(self.dataset.users.ids, self.dataset.items.ids, self.dataset.streamers.ids)
 
 
+def potential_of(dataset: Dataset) -> Potential:
+    """Something was said of the products in the middle of the log, and something else near its end."""
+    rng = np.random.default_rng(0)
+    first, n = int(dataset.events.timestamp_us[0]), len(dataset.items)
+    length = dataset.as_of_us - first
+    return Potential.of({first + length * part // 4: rng.random(n, dtype=np.float32) for part in (2, 3)})
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder: Path = tmp_path_factory.mktemp("platform")
@@ -56,7 +65,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     requests = table.filter(table["chosen"])
     dataset = Dataset.load(folder / "dataset").until(int(moments_us(requests["at"]).min()))
     model = RoomModel(PARAMS)
-    scorer = model.fit(dataset)
+    scorer = model.fit(dataset, potential=potential_of(dataset))
     examples = collect_examples(dataset, scorer.content, scorer.state_params, PARAMS.examples)
     return World(dataset, requests, model, scorer, examples)
 
@@ -86,7 +95,7 @@ def test_every_feature_is_finite_and_most_say_something(world: World) -> None:
     rows = world.examples.features[world.examples.mask]
     assert np.isfinite(rows).all()
     flat = {name for name, spread in zip(FEATURES, rows.std(axis=0), strict=True) if spread == 0}
-    assert flat <= {"air_potential", "taste", "taste_streamer", "taste_item", "pair_bounces", "air_any"}
+    assert flat <= {"taste", "taste_streamer", "taste_item", "pair_bounces", "air_any"}
 
 
 def test_the_model_is_better_than_counting_visits(world: World) -> None:
