@@ -2,7 +2,8 @@
 
     python experiments/hot_backtest.py [completejourney] [onlineretail] [--target breakout newly_hot hot]
 
-Horizon 7:14, every weekly origin of the last half of the log, refitted every four weeks. Writes
+Horizon 7:14, every weekly origin of the last half of the log, refitted every four weeks. Beside them a
+forecaster, where the extra [forecast] is installed. Writes
 results/hot_<data>_<target>.csv: ranking, metric, mean, lower, upper (95 %, bootstrap over origins) and the
 mean over the best rule's.
 """

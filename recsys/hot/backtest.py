@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -21,15 +21,17 @@ from recsys.hot.features import FeatureTable, build_features
 from recsys.hot.groups import category_codes, memberships
 from recsys.hot.model import HotModel, Prediction
 from recsys.hot.panel import Panel, build_panel
-from recsys.hot.params import HotParams
+from recsys.hot.params import HotParams, TargetParams
 from recsys.hot.samples import WISHED_ORIGINS, TrainingSet, samples_at, thinning_weight
 from recsys.hot.targets import Outcomes, TargetBuilder
-from recsys.hot.windows import Samples, log_ratio
+from recsys.hot.windows import RunningTotal, Samples, log_ratio
 from recsys.types import BoolArray, FloatArray, IntArray, Progress
 
 MODEL, LAGS = "model", "lightgbm_plain_lags"
 TOP_SHARE = 0.02
 ORIGIN_STEP_DAYS = 7
+#: Scores (R,) of samples, read off the panel's days before their origins.
+Rule = Callable[[Panel, TargetParams, Samples], FloatArray]
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ def backtest(
     as_of: date | None = None,
     refit_every: int = 4,
     k: int = 50,
+    others: Mapping[str, Rule] | None = None,
     progress: Progress | None = None,
 ) -> BacktestReport:
     """Judge the model and the rules at every weekly origin of the last half of the log.
@@ -97,6 +100,7 @@ def backtest(
         as_of: the day before whose start everything may be used to judge by; by default all of the log.
         refit_every: origins, a week apart, that one fit serves.
         k: how many picks precision and lift are taken over.
+        others: further rules to judge beside the built-in ones, by name.
         progress: called as progress(done, total, text).
 
     Raises:
@@ -145,6 +149,7 @@ def backtest(
     asked_samples = samples.at(rows)
     scores = rankings(panel, params.target, asked_samples)
     half_life = _half_life(panel, builder, every, outcomes, learnt_origins, int(judged_origins[0]))
+    scores |= {name: rule(panel, params.target, asked_samples) for name, rule in (others or {}).items()}
     scores["ewma"] = decayed_units(panel, asked_samples, (half_life,))[half_life]
     said_of = Judged(
         asked_samples, categories[asked_samples.item_idx], Outcomes(label[rows], units[rows]), prediction
@@ -243,6 +248,10 @@ def _judge(
     rows: list[dict[str, object]] = []
     samples, label, units = judged.samples, judged.outcomes.label, judged.outcomes.units
     before = builder.units.total(samples, -28, 0)
+    ahead = builder.params.horizon.first, builder.params.horizon.last + 1
+    sold_out = None
+    if panel.has("sold_out"):
+        sold_out = RunningTotal(panel.dense("sold_out"), panel.observed)
     for origin in np.unique(samples.origin):
         at = np.flatnonzero(samples.origin == origin)
         y, u = label[at], units[at]
@@ -260,6 +269,9 @@ def _judge(
             note(name, f"lift_over_average_{k}", judging.lift_over_average(u, s, k))
             top = judging.best_first(s)[: max(1, round(TOP_SHARE * len(at)))]
             leads = _lead_days(builder, samples.at(at[top[y[top]]]))
+            if sold_out is not None:
+                out = sold_out.total(samples.at(at[judging.best_first(s)[:k]]), *ahead)
+                note(name, f"sold_out_{k}", float((out > 0).mean()))
             note(name, "median_lead_days", float(np.median(leads)) if len(leads) else float("nan"))
         p = judged.prediction.potential[at]
         top = judging.best_first(judged.prediction.score[at])[: max(1, round(TOP_SHARE * len(at)))]

@@ -37,7 +37,7 @@ def level_and_momentum(panel: Panel, target: TargetParams, samples: Samples, cha
     """Rates over several windows, their ratios, the ratios' change, weekly lags and averages that decay."""
     h = target.horizon.days
     daily = panel.dense(channel)
-    running = RunningTotal(daily, panel.observed)
+    running = RunningTotal(daily, panel.observed, panel.censored)
     found: Features = {
         f"{channel}_{days}d": np.log1p(h * running.rate(samples, -days, 0)) for days in LEVEL_DAYS
     }
@@ -150,7 +150,10 @@ def rhythm(panel: Panel, samples: Samples) -> Features:
     since_first = np.where(first_sale[item] < origin, origin - first_sale[item], np.nan).astype(np.float32)
     since = _days_since(last, samples)
     sale_days = running.total(samples, -112, 0)
-    return {
+    found: Features = {}
+    if panel.has("sold_out"):
+        found["sold_out_28d"] = RunningTotal(panel.dense("sold_out"), panel.observed).total(samples, -28, 0)
+    return found | {
         "age_days": age,
         "days_since_first_sale": since_first,
         "days_since_sale": since,

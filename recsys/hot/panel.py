@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,8 @@ import pyarrow.compute as pc
 from recsys.data.dataset import Dataset, from_us, to_us
 from recsys.errors import DataError
 from recsys.hot.queries import daily_activity, daily_airtime, daily_purchases
+from recsys.hot.stock import sold_out
+from recsys.hot.trust import DAMPED, Trust
 from recsys.types import BoolArray, FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -36,9 +39,9 @@ PURCHASE_CHANNELS = (
     "units",  # units bought, lines above the item's 99.9th percentile capped to it
     "amount",  # money paid
     "orders",  # purchase lines
-    "buyers",  # different buyers (by device or address where logged)
-    "new_buyers",  # buyers who had not bought the item before
-    "demand",  # units with repeats of the same buyer damped: see `queries.daily_purchases`
+    "buyers",  # different buyers (by device or address where logged), as far as they are trusted
+    "new_buyers",  # buyers who had not bought the item before, as far as they are trusted
+    "demand",  # units, repeats of a buyer damped (see `queries.daily_purchases`), as far as they are trusted
     "newcomer_orders",  # lines by accounts less than a week old
     "unseen_orders",  # lines whose buyer had not looked at the item before
 )
@@ -57,6 +60,7 @@ ACTIVITY_CHANNELS = (
     "streamers",
 )
 AIRTIME_CHANNELS = ("airtime_min", "pitches")
+#: And "sold_out", 1 on days on which an item was out of stock: see `recsys.hot.stock`.
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ class Panel:
         channels: name -> (R,) float32.
         observed: (D,) whether the log has that day; False inside a gap.
         promotions: announced before day D.
+        trust: in the items' orders; `trust.DAMPED` channels count by it.
     """
 
     first_day: date
@@ -113,6 +118,14 @@ class Panel:
     channels: Mapping[str, FloatArray]
     observed: BoolArray
     promotions: Promotions
+    trust: Trust
+
+    @cached_property
+    def censored(self) -> BoolArray | None:
+        """(n, D) days on which an item was out of stock; None where there are none."""
+        if "sold_out" not in self.channels:
+            return None
+        return self.dense("sold_out") > 0
 
     def has(self, channel: str) -> bool:
         """Whether the log says anything about the channel."""
@@ -195,6 +208,11 @@ def build_panel(
     say(3, "panel: joining")
     n_items = len(known.items)
     item_idx, days, channels = _merge(tables, first, n_days)
+    without = sold_out(item_idx, days, channels, n_days)
+    if without.any():
+        channels["sold_out"] = without.astype(np.float32)
+    trust = Trust(item_idx, days, channels, n_days)
+    believed = trust.at(item_idx, days)
     daily_events = np.bincount((events.timestamp_us // DAY_US - first).astype(np.int64), minlength=n_days)[
         :n_days
     ]
@@ -204,9 +222,10 @@ def build_panel(
         n_items=n_items,
         item_idx=item_idx,
         day=days,
-        channels=channels,
+        channels={name: v * believed if name in DAMPED else v for name, v in channels.items()},
         observed=observed_days(daily_events),
         promotions=_promotions(known, first, n_items),
+        trust=trust,
     )
     say(4, "panel: done")
     return panel

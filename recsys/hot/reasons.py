@@ -28,6 +28,7 @@ _CONCEPTS: tuple[tuple[str, str], ...] = (
     (r"^(breakout|breaking|days_since_breakout)", "past breakouts"),
     (r"^price", "price"),
     (r"^(units_per_buyer|new_buyer)", "breadth"),
+    (r"^sold_out", "stock"),
     (r"^(age|days_since|history|lateness|sale_days)", "age"),
     (r"^(demand|buyers)_(momentum|acceleration)", "momentum"),
     (r"^(demand|buyers)_", "level"),
@@ -159,6 +160,11 @@ def _age(row: Row) -> str:
     return f"sold on {row['sale_days_28d']:.0f} of the last 28 days"
 
 
+def _stock(row: Row) -> str | None:
+    days = row["sold_out_28d"]
+    return f"out of stock on {days:.0f} of the last 28 days" if days else None
+
+
 def _breadth(row: Row) -> str | None:
     share = row["new_buyer_share_28d"]
     return f"{100 * share:.0f} % of buyers in four weeks are new to it"
@@ -220,6 +226,7 @@ _SPEAKERS: Mapping[str, Callable[[Row], str | None]] = {
     "price": _price,
     "age": _age,
     "breadth": _breadth,
+    "stock": _stock,
     "group": _group,
     "last year": _last_year,
     "calendar": _calendar,

@@ -34,6 +34,7 @@ COLUMNS = (
     "upper",
     "expected_units",
     "reasons",
+    "flags",
     "potential_a_week_ago",
 )
 
@@ -45,8 +46,9 @@ class HotScores:
     Attributes:
         table: one row an item, best first: item_idx int32, item_id in the log's type, potential, lower and
             upper (probabilities, float64), rank int32 from 1, grade (S, A, B, C), expected_units float64 over
-            the horizon, reasons (up to three, joined by "; "), potential_a_week_ago float64: the same model
-            on what was known seven days earlier, null where the item had not been seen then.
+            the horizon, reasons (up to three, joined by "; "), flags (what is doubtful about the last week's
+            orders, empty for nothing), potential_a_week_ago float64: the same model on what was known seven
+            days earlier, null where the item had not been seen then.
         as_of: everything before the start of this day, UTC, was known.
         base_rate: share of past samples in which the target came about.
         gaps: first and last days missing from the log; they are left out of all rates, not read as no sales.
@@ -100,7 +102,15 @@ def score_hot(
     prediction = model.predict(features)
     already = builder.already(now)
     table = _table(
-        dataset, model, params, now, features, prediction, already, (before.item_idx, earlier), len(known)
+        dataset,
+        model,
+        params,
+        now,
+        features,
+        prediction,
+        already,
+        (before.item_idx, earlier),
+        panel,
     )
     return HotScores(
         table=table,
@@ -139,9 +149,9 @@ def _table(
     prediction: Prediction,
     already: BoolArray,
     week_ago: tuple[IntArray, Floats],
-    n_items: int,
+    panel: Panel,
 ) -> pa.Table:
-    active = now.item_idx
+    active, n_items = now.item_idx, panel.n_items
     potential = np.where(already, 0.0, prediction.potential)
     # Ties in potential go by the score itself, then by the item's index.
     order = np.lexsort((active, -prediction.score, already))
@@ -164,6 +174,7 @@ def _table(
     potentials = column(potential, min(least, model.base_rate))
     earlier = np.full(n_items, np.nan)
     earlier[week_ago[0]] = week_ago[1]
+    flags = panel.trust.flags(items)
     final = np.lexsort((np.arange(len(items)), -potentials))
     table = pa.table(
         {
@@ -176,6 +187,7 @@ def _table(
             "upper": column(np.where(already, 0.0, prediction.upper), max(least, model.base_rate)),
             "expected_units": column(prediction.expected_units, 0.0),
             "reasons": pa.array([*(reasons[row] for row in order), *([silence] * len(quiet))]),
+            "flags": pa.array(flags),
             "potential_a_week_ago": pa.array(earlier[items], from_pandas=True),
         }
     ).take(pa.array(final))

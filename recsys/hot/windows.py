@@ -37,13 +37,21 @@ class RunningTotal:
     Args:
         values: (n, D) float32, 0 where nothing happened.
         observed: (D,) whether the log has the day.
+        censored: (n, D) days on which there would have been more, left out of a row's average as well; None
+            where there are none.
     """
 
-    def __init__(self, values: npt.NDArray[Any], observed: BoolArray) -> None:
+    def __init__(
+        self, values: npt.NDArray[Any], observed: BoolArray, censored: BoolArray | None = None
+    ) -> None:
         n, self.n_days = values.shape
         self.totals = np.zeros((n, self.n_days + 1), dtype=np.float64)
         np.cumsum(values, axis=1, dtype=np.float64, out=self.totals[:, 1:])
         self.seen = np.r_[0, np.cumsum(observed)]
+        self.lost = None
+        if censored is not None:
+            self.lost = np.zeros((n, self.n_days + 1), dtype=np.int32)
+            np.cumsum(censored & observed, axis=1, dtype=np.int32, out=self.lost[:, 1:])
 
     def total(self, samples: Samples, first: int, end: int) -> FloatArray:
         """(R,) sum over the days origin + first .. origin + end - 1; days before the log count 0.
@@ -62,8 +70,33 @@ class RunningTotal:
         start = np.maximum(samples.origin + first, 0)
         stop = np.maximum(samples.origin + end, 0)
         seen = self.seen[stop] - self.seen[start]
+        if self.lost is not None:
+            seen = seen - (self.lost[samples.item_idx, stop] - self.lost[samples.item_idx, start])
         mean = self.total(samples, first, end) / np.maximum(seen, 1)
         return np.where(2 * seen >= end - first, mean, np.nan).astype(np.float32)
+
+
+class RowWindows:
+    """Sums over windows of days of sparse daily values, without the table that they would fill.
+
+    Args:
+        item_idx, day: (R,) int32, sorted by item, then day.
+        n_days: D, above every day.
+    """
+
+    def __init__(self, item_idx: IntArray, day: IntArray, n_days: int) -> None:
+        self._n_days = n_days
+        self._key = item_idx.astype(np.int64) * n_days + day
+
+    def total(
+        self, values: FloatArray, item_idx: IntArray, day: IntArray, first: int, last: int
+    ) -> npt.NDArray[np.float64]:
+        """(m,) sums of values (R,) of items over the days day + first .. day + last; none before day 0."""
+        running = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+        start = item_idx.astype(np.int64) * self._n_days
+        begin = np.searchsorted(self._key, start + np.maximum(day + first, 0))
+        end = np.searchsorted(self._key, start + np.maximum(day + last, -1), side="right")
+        return np.asarray(running[np.maximum(end, begin)] - running[begin])
 
 
 def rolling(totals: npt.NDArray[np.float64], days: int) -> FloatArray:

@@ -11,6 +11,7 @@ from recsys.errors import ConfigError
 from recsys.hot.panel import Panel, Promotions
 from recsys.hot.params import Horizon, HotTarget, Scope, TargetParams
 from recsys.hot.targets import TargetBuilder, population, quantile_by_group
+from recsys.hot.trust import Trust
 from recsys.hot.windows import Samples
 
 ORIGIN, DAYS = 60, 75
@@ -18,16 +19,18 @@ NONE = np.zeros(0, dtype=np.int32)
 
 
 def panel_of(daily: np.ndarray) -> Panel:
-    item, day = np.nonzero(daily)
+    item, day = (index.astype(np.int32) for index in np.nonzero(daily))
+    channels = {"units": daily[item, day].astype(np.float32)}
     return Panel(
         first_day=date(2024, 1, 1),
         n_days=daily.shape[1],
         n_items=daily.shape[0],
-        item_idx=item.astype(np.int32),
-        day=day.astype(np.int32),
-        channels={"units": daily[item, day].astype(np.float32)},
+        item_idx=item,
+        day=day,
+        channels=channels,
         observed=np.ones(daily.shape[1], dtype=bool),
         promotions=Promotions(NONE, NONE, NONE, NONE, NONE, NONE, NONE, ()),
+        trust=Trust(item, day, channels, daily.shape[1]),
     )
 
 

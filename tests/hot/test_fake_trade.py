@@ -1,0 +1,131 @@
+"""Fake orders (刷單) lift an item little and are said; honest ones count and are not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recsys.hot.panel import build_panel
+from recsys.hot.score import HotScores, score_hot
+from recsys.hot.trust import Trust
+from tests.hot.conftest import N_USERS, SMALL, START, prepared, shop_events
+
+ORIGIN = 90
+AS_OF = (START + pd.Timedelta(days=ORIGIN)).date()
+ATTACKS = ("few buyers", "fresh accounts", "one device", "one address")
+
+
+def known_events() -> pd.DataFrame:
+    events = shop_events()
+    return events[events.timestamp < START + pd.Timedelta(days=ORIGIN)]
+
+
+def orders(kind: str, n: int, items: list[int]) -> pd.DataFrame:
+    """n orders of the last five days, spread over the items; the honest ones by the shop's own users."""
+    rng = np.random.default_rng(1)
+    second = rng.integers(0, 5 * 86_400, n)
+    rows = pd.DataFrame(
+        {
+            "user_id": 10_000 + np.arange(n),
+            "event": "purchase",
+            "timestamp": START + pd.Timedelta(days=ORIGIN - 5) + pd.to_timedelta(second, unit="s"),
+            "item_id": rng.choice(items, n),
+            "quantity": 1.0,
+        }
+    )
+    if kind == "few buyers":
+        return rows.assign(user_id=rng.choice([901, 902, 903], n))
+    if kind == "honest":
+        # People of the shop who looked at it an hour before.
+        rows = rows.assign(user_id=rng.integers(0, N_USERS, n))
+        looks = rows.assign(event="view", timestamp=rows.timestamp - pd.Timedelta(hours=1), quantity=np.nan)
+        return pd.concat([rows, looks])
+    return rows.assign(**{"one device": {"device_id": "d"}, "one address": {"address_id": "a"}}.get(kind, {}))
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> HotScores:
+    dataset = prepared(tmp_path_factory.mktemp("before"), known_events())
+    return score_hot(dataset, as_of=AS_OF, params=SMALL)
+
+
+def victims_of(before: HotScores, n: int) -> list[int]:
+    """Items of little potential that have not broken out."""
+    table = before.table.to_pandas()
+    weak = table[(table.potential > 0) & (table["rank"] > 60)]
+    return [int(item) for item in weak.item_id.tolist()[:n]]
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05])
+@pytest.mark.parametrize("kind", ATTACKS)
+def test_fake_orders_lift_items_little_and_are_flagged(
+    before: HotScores, tmp_path: Path, kind: str, share: float
+) -> None:
+    known = known_events()
+    n = round(share * (known.event == "purchase").sum())
+    victims = victims_of(before, 8)
+    demand, flags, potential = {}, {}, {}
+    for name in (kind, "honest"):
+        dataset = prepared(tmp_path / name, pd.concat([known, orders(name, n, victims)]))
+        index = dataset.items.ids.index(pd.array(victims, dtype="int64").to_numpy())
+        panel = build_panel(dataset, as_of=AS_OF)
+        demand[name] = panel.dense("demand")[index, -5:].sum()
+        table = score_hot(dataset, as_of=AS_OF, params=SMALL).table.to_pandas().set_index("item_id")
+        flags[name], potential[name] = table["flags"], table.loc[victims, "potential"]
+    usual = build_panel(prepared(tmp_path / "none", known), as_of=AS_OF)
+    honest = demand["honest"] - usual.dense("demand")[index, -5:].sum()
+    assert demand[kind] - usual.dense("demand")[index, -5:].sum() < (0.5 if share < 0.02 else 0.35) * honest
+    least = 0.7 if share < 0.02 else 1.0
+    assert (flags[kind][victims] != "").mean() >= least
+    assert (flags[kind].drop(victims) == "").all()
+    assert (flags["honest"] == "").all()
+    calm = before.table.to_pandas().set_index("item_id").loc[victims, "potential"]
+    assert potential[kind].max() <= 2 * calm.max()
+
+
+def trust_of(orders: list[float], doubtful: list[float], others: float = 0.0) -> float:
+    """Trust in item 0 on the last of some days; item 1 has 100 orders a day, some of them doubtful."""
+    days = len(orders)
+    item = np.repeat(np.array([0, 1], np.int32), days)
+    day = np.tile(np.arange(days, dtype=np.int32), 2)
+    channels = {
+        "orders": np.r_[orders, np.full(days, 100.0)].astype(np.float32),
+        "newcomer_orders": np.r_[doubtful, np.full(days, others)].astype(np.float32),
+    }
+    channels["units"] = channels["demand"] = channels["orders"]
+    return float(Trust(item, day, channels, days).at(np.array([0], np.int32), day[days - 1 : days])[0])
+
+
+def test_trust_follows_its_formula() -> None:
+    # 40 orders, 30 of them doubtful, in a shop where 30 of 140 are.
+    honest = 1 - 30 / 140
+    assert trust_of([40], [30]) == pytest.approx((10 + 5 * honest) / (45 * honest), rel=1e-6)
+
+
+def test_trust_looks_back_a_week_and_no_further() -> None:
+    assert trust_of([50] + [10] * 7, [50] + [0] * 7) == 1.0
+    assert trust_of([10] + [50] + [10] * 5, [0] + [50] + [0] * 5) < 0.7
+
+
+def test_what_all_of_the_shop_does_is_not_doubted() -> None:
+    assert trust_of([40], [30], others=75) == 1.0
+    assert trust_of([40], [12], others=30) == pytest.approx(1.0)
+
+
+def test_a_shop_that_logs_no_looks_is_trusted(tmp_path: Path) -> None:
+    known = known_events()
+    bought = known[known.event == "purchase"]
+    panel = build_panel(prepared(tmp_path, bought), as_of=AS_OF)
+    late = panel.day >= 40  # by then no account is new
+    np.testing.assert_array_equal(panel.trust.at(panel.item_idx[late], panel.day[late]), 1.0)
+
+
+def test_an_item_without_orders_is_trusted_and_not_flagged(before: HotScores, tmp_path: Path) -> None:
+    known = known_events()
+    panel = build_panel(prepared(tmp_path, known[known.event != "purchase"]), as_of=AS_OF)
+    items = np.arange(panel.n_items, dtype=np.int32)
+    assert set(panel.trust.flags(items)) == {""}
+    np.testing.assert_array_equal(panel.trust.at(panel.item_idx, panel.day), 1.0)
