@@ -2,26 +2,27 @@
 
     python experiments/hot_backtest.py [completejourney] [onlineretail] [--target breakout newly_hot hot]
 
-Horizon 7:14, every weekly origin of the last half of the log, refitted every four weeks. Beside them a
-forecaster, where the extra [forecast] is installed. Writes
-results/hot_<data>_<target>.csv: ranking, metric, mean, lower, upper (95 %, bootstrap over origins) and the
-mean over the best rule's.
+Horizon 7:14, every weekly origin of the last half of the log, refitted every four weeks; beside the rules a
+forecaster, where the extra [forecast] is installed. Writes results/hot_<data>_<target>.csv: ranking, metric,
+mean, lower, upper (95 %, bootstrap over origins) and the mean over the best rule's.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import tempfile
 from pathlib import Path
 
 import pyarrow.csv as csv
+from hot_forecaster import Imapa
 from rich.progress import Progress
 
 from recsys.data.dataset import Dataset
 from recsys.data.prepare import prepare
 from recsys.data.sources import import_source
-from recsys.hot.backtest import LAGS, MODEL, backtest
+from recsys.hot.backtest import LAGS, MODEL, Rule, backtest
 from recsys.hot.params import HotParams, HotTarget, LearnerParams, TargetParams
 
 DATA = Path(os.environ.get("RECSYS_DATA", "../shared/data"))
@@ -46,11 +47,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
+    others: dict[str, Rule] = {}
+    if importlib.util.find_spec("statsforecast") is None:
+        print("without the forecaster: statsforecast is not installed; pip install '.[forecast]'")
     for source in asked.sources:
         with tempfile.TemporaryDirectory() as folder:
             dataset = prepared(source, Path(folder))
             if dataset is None:
                 continue
+            if importlib.util.find_spec("statsforecast") is not None:
+                others = {"imapa": Imapa()}
             for target in asked.target:
                 params = HotParams(
                     target=TargetParams(target=HotTarget(target), horizon_last_day=14),
@@ -61,6 +67,7 @@ def main() -> None:
                     report = backtest(
                         dataset,
                         params=params,
+                        others=others,
                         progress=lambda done, total, text, bar=bar, task=task: bar.update(
                             task, completed=done, total=total, description=text
                         ),

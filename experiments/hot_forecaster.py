@@ -17,19 +17,25 @@ from recsys.hot.windows import Samples
 HISTORY_DAYS = 182
 
 
-def imapa(panel: Panel, target: TargetParams, samples: Samples) -> npt.NDArray[np.float32]:
-    """(R,) forecast units over the horizon."""
-    from statsforecast.models import IMAPA
+class Imapa:
+    """The ranking; a forecast of one origin serves every target that is judged there."""
 
-    daily = panel.dense("units")
-    model = IMAPA()
-    score = np.zeros(len(samples), dtype=np.float32)
-    for origin in np.unique(samples.origin):
-        rows = np.flatnonzero(samples.origin == origin)
-        history = daily[:, max(origin - HISTORY_DAYS, 0) : origin]
-        for row in rows:
-            series = history[samples.item_idx[row]]
-            if series.any():
-                ahead = model.forecast(series, h=target.horizon_last_day + 1)["mean"]
-                score[row] = ahead[target.horizon_first_day :].sum()
-    return score
+    def __init__(self) -> None:
+        self._forecast: dict[tuple[int, int], float] = {}
+
+    def __call__(self, panel: Panel, target: TargetParams, samples: Samples) -> npt.NDArray[np.float32]:
+        """(R,) forecast units over the horizon."""
+        from statsforecast.models import IMAPA
+
+        daily, model = panel.dense("units"), IMAPA()
+        score = np.zeros(len(samples), dtype=np.float32)
+        for row, key in enumerate(zip(samples.item_idx.tolist(), samples.origin.tolist(), strict=True)):
+            if key not in self._forecast:
+                item, origin = key
+                series = daily[item, max(origin - HISTORY_DAYS, 0) : origin]
+                ahead = (
+                    model.forecast(series, h=target.horizon_last_day + 1)["mean"] if series.any() else [0.0]
+                )
+                self._forecast[key] = float(np.sum(ahead[target.horizon_first_day :]))
+            score[row] = self._forecast[key]
+        return score

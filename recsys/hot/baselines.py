@@ -44,11 +44,7 @@ def decayed_units(
     panel: Panel, samples: Samples, half_lives_days: Sequence[int] = HALF_LIVES_DAYS
 ) -> dict[int, FloatArray]:
     """Half-life in days -> (R,) exponentially weighted units a day."""
-    daily = panel.dense("units")
-    return {
-        half_life: decayed(daily, half_life)[samples.item_idx, samples.origin]
-        for half_life in half_lives_days
-    }
+    return decayed(panel.dense("units"), half_lives_days, samples)
 
 
 def plain_lags(panel: Panel, samples: Samples) -> tuple[tuple[str, ...], FloatArray]:

@@ -6,6 +6,7 @@ function takes samples and gives name -> (R,) float32; NaN stands for unknown.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -50,22 +51,25 @@ def level_and_momentum(panel: Panel, target: TargetParams, samples: Samples, cha
     )
     for week in range(WEEKLY_LAGS):
         found[f"{channel}_week_{week + 1}"] = np.log1p(running.total(samples, -7 * (week + 1), -7 * week))
-    for half_life in HALF_LIVES_DAYS:
-        average = decayed(daily, half_life)
-        found[f"{channel}_ewma_{half_life}d"] = np.log1p(h * average[samples.item_idx, samples.origin])
+    for half_life, average in decayed(daily, HALF_LIVES_DAYS, samples).items():
+        found[f"{channel}_ewma_{half_life}d"] = np.log1p(h * average)
     return found
 
 
-def decayed(daily: FloatArray, half_life_days: float) -> FloatArray:
-    """(n, D + 1) exponentially weighted mean a day before each day, halving every `half_life_days`."""
-    keep = np.float32(0.5 ** (1.0 / half_life_days))
-    average = np.zeros((daily.shape[0], daily.shape[1] + 1), dtype=np.float32)
-    columns = np.ascontiguousarray(daily.T)
-    state = np.zeros(daily.shape[0], dtype=np.float32)
-    for day, column in enumerate(columns):
+def decayed(daily: FloatArray, half_lives_days: Sequence[int], samples: Samples) -> dict[int, FloatArray]:
+    """Half-life -> (R,) exponentially weighted mean of the daily values (n, D) before each origin."""
+    keep = (0.5 ** (1.0 / np.asarray(half_lives_days, dtype=np.float32)))[:, None]
+    found = np.zeros((len(half_lives_days), len(samples)), dtype=np.float32)
+    order = np.argsort(samples.origin, kind="stable")
+    origins, first = np.unique(samples.origin[order], return_index=True)
+    rows_of = dict(zip(origins.tolist(), np.split(order, first[1:]), strict=True))
+    state = np.zeros((len(half_lives_days), len(daily)), dtype=np.float32)
+    for day, column in enumerate(np.ascontiguousarray(daily[:, : samples.origin.max(initial=0)].T)):
         state = keep * state + (1 - keep) * column
-        average[:, day + 1] = state
-    return average
+        rows = rows_of.get(day + 1)
+        if rows is not None:
+            found[:, rows] = state[:, samples.item_idx[rows]]
+    return dict(zip(half_lives_days, found, strict=True))
 
 
 def peaks(panel: Panel, target: TargetParams, samples: Samples) -> Features:

@@ -14,7 +14,7 @@ from recsys.hot.calibration import Calibration, Floats
 from recsys.hot.features import FeatureTable
 from recsys.hot.params import CalibrationParams, LearnerParams
 from recsys.hot.samples import TrainingSet
-from recsys.types import BoolArray, FloatArray, LongArray, Progress
+from recsys.types import FloatArray, LongArray, Progress
 
 #: Share of the training origins, the latest ones, that scores are calibrated on.
 CALIBRATION_SHARE = 0.4
@@ -72,7 +72,8 @@ class HotModel:
         held_out = np.full(len(label), np.nan)
         for step, (learn, test) in enumerate(folds):
             _say(progress, step, steps, "held-out scores for the calibration")
-            booster = self._grow(x[learn], label[learn], weight[learn], seed=self.learner.seed)
+            part = self._binned(x[learn], label[learn].astype(np.float32), weight[learn])
+            booster = self._grow(part, seed=self.learner.seed)
             held_out[test] = booster.predict(x[test], raw_score=True)
         scored = np.isfinite(held_out)
         self.calibration = Calibration.fit(
@@ -83,12 +84,14 @@ class HotModel:
             level=self.calibration_params.level,
             seed=self.learner.seed,
         )
+        # Binned once: only the label differs between what is learnt of all rows.
+        binned = self._binned(x, label.astype(np.float32), weight)
         self._boosters = []
         for bag in range(self.learner.bags):
             _say(progress, len(folds) + bag, steps, "boosted trees")
-            self._boosters.append(self._grow(x, label, weight, seed=self.learner.seed + bag))
+            self._boosters.append(self._grow(binned, seed=self.learner.seed + bag))
         _say(progress, steps - 1, steps, "expected units")
-        self._units = self._grow_units(x, training.units, weight)
+        self._units = self._grow_units(binned, training.units)
         _say(progress, steps, steps, "fitted")
         return self
 
@@ -118,28 +121,26 @@ class HotModel:
         """(R, F) contribution of each feature to the log odds (exact TreeSHAP, first model of the bag)."""
         return np.asarray(self._boosters[0].predict(features, pred_contrib=True)[:, :-1])
 
-    def _grow(self, x: FloatArray, label: BoolArray, weight: FloatArray, *, seed: int) -> Any:
-        return lgb.train(
-            {**self._common(len(label), seed), "objective": "binary"},
-            lgb.Dataset(x, label.astype(np.float32), weight=weight, feature_name=list(self.feature_names)),
-            num_boost_round=self.learner.rounds,
-        )
+    def _binned(self, x: FloatArray, label: FloatArray, weight: FloatArray) -> lgb.Dataset:
+        names, settings = list(self.feature_names), self._common(len(label))
+        return lgb.Dataset(x, label, weight=weight, feature_name=names, params=settings).construct()
 
-    def _grow_units(self, x: FloatArray, units: FloatArray, weight: FloatArray) -> Any:
+    def _grow(self, binned: lgb.Dataset, *, seed: int) -> Any:
+        settings = {**self._common(binned.num_data()), "seed": seed, "objective": "binary"}
+        return lgb.train(settings, binned, num_boost_round=self.learner.rounds)
+
+    def _grow_units(self, binned: lgb.Dataset, units: FloatArray) -> Any:
         # Variance between Poisson and gamma; the few giants are held down, or they would be the whole fit.
-        capped = np.minimum(units, np.quantile(units, 0.999))
-        return lgb.train(
-            {
-                **self._common(len(units), self.learner.seed),
-                "objective": "tweedie",
-                "tweedie_variance_power": 1.5,
-                "learning_rate": 0.1,
-            },
-            lgb.Dataset(x, capped, weight=weight, feature_name=list(self.feature_names)),
-            num_boost_round=min(self.learner.rounds, 80),
-        )
+        binned.set_label(np.minimum(units, np.quantile(units, 0.999)))
+        settings = {
+            **self._common(binned.num_data()),
+            "objective": "tweedie",
+            "tweedie_variance_power": 1.5,
+            "learning_rate": 0.1,
+        }
+        return lgb.train(settings, binned, num_boost_round=min(self.learner.rounds, 80))
 
-    def _common(self, rows: int, seed: int) -> dict[str, Any]:
+    def _common(self, rows: int) -> dict[str, Any]:
         p = self.learner
         return {
             "learning_rate": p.learning_rate,
@@ -153,7 +154,7 @@ class HotModel:
             "num_threads": p.threads,
             "deterministic": True,
             "force_col_wise": True,
-            "seed": seed,
+            "seed": p.seed,
             "verbose": -1,
         }
 
