@@ -50,14 +50,17 @@ def build_features(
         memberships: groups of the items, from `recsys.hot.groups.memberships`.
         progress: called as progress(done, total, text).
     """
+    # What is read of an item alone is read of those that are asked for.
+    items, place = np.unique(samples.item_idx, return_inverse=True)
+    own, of_own = panel.of_items(items), Samples(place.astype(np.int32), samples.origin)
     families: list[tuple[str, Callable[[], demand.Features]]] = [
-        ("demand", lambda: demand.level_and_momentum(panel, target, samples, "demand")),
-        ("buyers", lambda: demand.level_and_momentum(panel, target, samples, "buyers")),
+        ("demand", lambda: demand.level_and_momentum(own, target, of_own, "demand")),
+        ("buyers", lambda: demand.level_and_momentum(own, target, of_own, "buyers")),
         ("peaks", lambda: demand.peaks(panel, target, samples)),
-        ("rhythm", lambda: demand.rhythm(panel, samples)),
-        ("breadth", lambda: demand.breadth(panel, target, samples)),
-        ("price", lambda: demand.price(panel, samples)),
-        ("funnel", lambda: demand.funnel(panel, target, samples)),
+        ("rhythm", lambda: demand.rhythm(own, of_own)),
+        ("breadth", lambda: demand.breadth(own, target, of_own)),
+        ("price", lambda: demand.price(own, of_own)),
+        ("funnel", lambda: demand.funnel(own, target, of_own)),
         ("calendar", lambda: context.calendar(panel, target, samples)),
         ("last year", lambda: context.last_year(panel, target, samples)),
         ("groups", lambda: context.groups(panel, target, samples, memberships)),

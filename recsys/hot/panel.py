@@ -8,7 +8,7 @@ therefore a prefix of the panel as of a later one, and features of past origins 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -137,6 +137,19 @@ class Panel:
         if channel in self.channels:
             table[self.item_idx, self.day] = self.channels[channel]
         return table
+
+    def of_items(self, items: IntArray) -> Panel:
+        """The days of some items (m,), ascending, which become items 0 to m - 1; promotions stay."""
+        place = np.full(self.n_items, -1, dtype=np.int32)
+        place[items] = np.arange(len(items), dtype=np.int32)
+        kept = place[self.item_idx] >= 0
+        return replace(
+            self,
+            n_items=len(items),
+            item_idx=place[self.item_idx[kept]],
+            day=self.day[kept],
+            channels={name: values[kept] for name, values in self.channels.items()},
+        )
 
     def date_of(self, day: int) -> date:
         """The calendar day of a day number."""
