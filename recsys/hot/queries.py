@@ -24,6 +24,7 @@ NEWCOMER_DAYS = 7
 CAP_QUANTILE = 0.999
 
 _LOOKED = (Behaviour.CLICK, Behaviour.VIEW, Behaviour.CART, Behaviour.FAVOURITE, Behaviour.IMPRESSION)
+_CAME = (Behaviour.ENTER, Behaviour.VIEW)
 #: Talk in a room that names no item is about the item on air.
 _TALK = (Behaviour.COMMENT, Behaviour.SHARE, Behaviour.FOLLOW, Behaviour.LIKE, Behaviour.GIFT)
 
@@ -56,13 +57,24 @@ def daily_purchases(dataset: Dataset) -> pa.Table:
         .group_by(["user_idx", "item_idx"])
         .agg(looked_at=lambda t: t.timestamp.min())
     )
+    # Who is in a room sees what is on air in it.
+    came = (
+        dataset.relation("events")
+        .filter(lambda t: t.room_idx.notnull() & t.behaviour.isin([b.value for b in _CAME]))
+        .group_by(["user_idx", "room_idx"])
+        .agg(came_at=lambda t: t.timestamp.min())
+    )
     lines = (
         bought.join(caps, "item_idx")
         .join(firsts, "user_idx")
         .left_join(looked, ["user_idx", "item_idx"])
+        .drop("user_idx_right", "item_idx_right")
+        .left_join(came, ["user_idx", "room_idx"])
         .mutate(
             newcomer=lambda t: t.timestamp < t.first_at + ibis.interval(days=NEWCOMER_DAYS),
-            unseen=lambda t: t.looked_at.isnull() | (t.looked_at >= t.timestamp),
+            unseen=lambda t: (
+                ~((t.looked_at < t.timestamp).fill_null(False) | (t.came_at <= t.timestamp).fill_null(False))
+            ),
         )
     )
     buyer_days = lines.group_by(["item_idx", "buyer", "day"]).agg(

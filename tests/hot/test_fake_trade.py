@@ -129,3 +129,18 @@ def test_an_item_without_orders_is_trusted_and_not_flagged(before: HotScores, tm
     items = np.arange(panel.n_items, dtype=np.int32)
     assert set(panel.trust.flags(items)) == {""}
     np.testing.assert_array_equal(panel.trust.at(panel.item_idx, panel.day), 1.0)
+
+
+def test_who_was_in_the_room_has_seen_what_was_sold_in_it(tmp_path: Path) -> None:
+    start = pd.Timestamp("2024-01-01", tz="UTC")
+    minute = pd.Timedelta(minutes=1)
+    rows = []
+    for user in range(20):
+        at = start + user * 30 * minute
+        if user < 15:
+            rows.append({"user_id": user, "event": "enter", "timestamp": at, "room_id": "r", "item_id": None})
+        bought = {"user_id": user, "event": "purchase", "timestamp": at + minute, "room_id": "r"}
+        rows.append(bought | {"item_id": "i"})
+    known = prepared(tmp_path, pd.DataFrame(rows))
+    panel = build_panel(known)
+    assert panel.channels["unseen_orders"].tolist() == [5.0]
