@@ -59,6 +59,8 @@ class DuckDBEngine:
         self._connection.raw_sql("SET TimeZone = 'UTC'")
         self._connection.raw_sql("SET enable_progress_bar = false")  # it would write into our own output
         if memory is not None:
+            if memory.strip().startswith("-"):  # to DuckDB that is no limit
+                raise DataError(f"memory {memory!r}: write it as 4GB or 800MB")
             try:
                 self._connection.raw_sql(f"SET memory_limit = {_quoted(memory)}")
             except duckdb.Error as error:

@@ -17,6 +17,7 @@ from recsys.rooms.examples import ExampleParams, RoomExamples, collect_examples
 from recsys.rooms.explore import ExploreParams
 from recsys.rooms.features import FEATURES
 from recsys.rooms.log_feed import LogFeed
+from recsys.rooms.network import TARGETS
 from recsys.rooms.network_training import Attributes, FittedNetwork, NetworkParams, attributes_of, fit_network
 from recsys.rooms.potential import Potential
 from recsys.rooms.scorer import RoomScorer
@@ -38,7 +39,7 @@ class RoomParams(Params):
     Attributes:
         examples, network, trees: of the three steps of the fit.
         validation: the newest share of the examples, by which the passes and the trees' weight are chosen,
-            before both stages are fitted again on all of them.
+            as they foretell entering, before both stages are fitted again on all of them.
         fewest: with fewer examples, or where both stages are no better on validation than decayed visits and
             popularity, nothing is learnt and these rank the rooms.
         rerank: best rooms of the first stage that the trees score.
@@ -126,7 +127,7 @@ class RoomModel:
         cut = int(len(examples) * (1 - self.params.validation))
         older, newer = examples.where(slice(0, cut)), examples.where(slice(cut, None))
         trial = fit_network(older, known, self.params.network, validation=newer, progress=progress)
-        by_network = _network_scores(trial, newer)
+        by_network = _enter_scores(trial, newer)
         by_trees = _tree_scores(fit_trees(older, self.params.trees), newer)
         quality = [ndcg(by_network + weight * by_trees, newer) for weight in _TREE_WEIGHTS]
         return RoomReport(
@@ -156,9 +157,10 @@ class RoomModel:
             _network_scores(fitted, sample)[sample.mask],
             np.nonzero(sample.mask)[0].astype(np.int32),
         )
-        if report.tree_weight > 0:
+        if report.tree_weight * self.params.network.targets.enter > 0:
             graph = trees_onnx(fit_trees(examples, self.params.trees))
-            scorer.trees = RoomTrees(graph, report.tree_weight)
+            # They foretell entering, like the network's first output, and count as much as that does.
+            scorer.trees = RoomTrees(graph, report.tree_weight * self.params.network.targets.enter)
 
 
 _VISITS, _JOINS = FEATURES.index("pair_visits_medium"), FEATURES.index("room_joins_hour")
@@ -200,6 +202,11 @@ def with_taste(taste: Taste, examples: RoomExamples) -> FloatArray:
 def _network_scores(fitted: FittedNetwork, examples: RoomExamples) -> FloatArray:
     features = with_taste(fitted.taste, examples)
     return fitted.network.scores(features.reshape(-1, len(FEATURES))).reshape(examples.mask.shape)
+
+
+def _enter_scores(fitted: FittedNetwork, examples: RoomExamples) -> FloatArray:
+    features = with_taste(fitted.taste, examples).reshape(-1, len(FEATURES))
+    return fitted.network.logits(features)[:, TARGETS.index("enter")].reshape(examples.mask.shape)
 
 
 def _tree_scores(booster: lgb.Booster, examples: RoomExamples) -> FloatArray:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from recsys.types import FloatArray, Params
 
@@ -28,9 +28,15 @@ class TargetWeights(Params):
         enter, stay, buy: weights; not all 0.
     """
 
-    enter: float = Field(default=1.0, ge=0)
-    stay: float = Field(default=0.1, ge=0)
-    buy: float = Field(default=0.05, ge=0)
+    enter: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    stay: float = Field(default=0.1, ge=0, allow_inf_nan=False)
+    buy: float = Field(default=0.05, ge=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _not_all_zero(self) -> Self:
+        if not (self.enter or self.stay or self.buy):
+            raise ValueError("enter, stay and buy are all 0: one of them must count")
+        return self
 
     def to_array(self) -> FloatArray:
         """(3,) float32 in the order of `TARGETS`."""

@@ -174,6 +174,8 @@ def fit_network(
         epochs: passes without a validation; by default `params.epochs`.
         progress: called as progress(passes done, passes, text).
 
+    A target that the examples tell nothing of has weight 0 in the score.
+
     Raises:
         ModelError: there is no example, or the loss is not finite.
     """
@@ -219,7 +221,7 @@ def fit_network(
             break
     model.load_state_dict(best)
     loss_of_best = float(best_loss) if np.isfinite(best_loss) else float("nan")
-    return _exported(model, params.targets, best_epoch, loss_of_best)
+    return _exported(model, _weights(params.targets, examples), best_epoch, loss_of_best)
 
 
 def attributes_of(
@@ -308,11 +310,29 @@ def _mean_loss(
     return sum(loss * n for loss, n in losses) / sum(n for _, n in losses)
 
 
+def _weights(targets: TargetWeights, examples: RoomExamples) -> FloatArray:
+    """(3,) the configured weights, 0 for a target that the examples tell nothing of."""
+    told = np.array([True, _tells(examples.stayed), _tells(examples.bought)])
+    weights: FloatArray = np.where(told, targets.to_array(), np.float32(0))
+    if not weights.any():
+        raise ModelError(
+            "rooms: the log tells nothing of the targets that count in the score: "
+            "give targets.enter a weight, or log how long views last and what is bought in rooms"
+        )
+    return weights
+
+
+def _tells(outcome: FloatArray) -> bool:
+    """Whether an outcome is known, and not always the same: else its output means nothing."""
+    known = outcome[np.isfinite(outcome)]
+    return bool(len(known) and known.min() < known.max())
+
+
 def _copy(model: _Choice) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
-def _exported(model: _Choice, targets: TargetWeights, epochs: int, loss: float) -> FittedNetwork:
+def _exported(model: _Choice, weights: FloatArray, epochs: int, loss: float) -> FittedNetwork:
     def array(tensor: torch.Tensor) -> FloatArray:
         values: FloatArray = tensor.detach().numpy().astype(np.float32)
         return np.ascontiguousarray(values)
@@ -336,6 +356,6 @@ def _exported(model: _Choice, targets: TargetWeights, epochs: int, loss: float) 
         hidden_bias=array(model.hidden.bias),
         out=array(model.out.weight.T),
         out_bias=array(model.out.bias),
-        weights=targets.to_array(),
+        weights=weights,
     )
     return FittedNetwork(network, taste, epochs, loss)

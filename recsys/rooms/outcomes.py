@@ -34,8 +34,8 @@ def outcomes(events: EventBatch, visits: LongArray, as_of_us: int, buy_wait_s: f
         events: the log in time order.
         visits: (V,) rows of visits of rooms.
         as_of_us: the log's end; a view that was not over by then has no length yet.
-        buy_wait_s: a purchase this long after the visit began still came of it; a visit later than that
-            before the end may yet come to one.
+        buy_wait_s: a purchase this long after the visit began still came of it; what a visit later than that
+            before the end comes to is not known yet.
     """
     dwell_s = _dwell_s(events, visits, as_of_us)
     usual = np.nanmedian(dwell_s) if np.isfinite(dwell_s).any() else 0.0
@@ -78,5 +78,6 @@ def _bought(events: EventBatch, visits: LongArray, as_of_us: int, wait_us: int) 
     sale, visit = order[following[has]], len(sales) + has
     soon = (pair[sale] == pair[visit]) & (at_us[sale] - at_us[visit] <= wait_us)
     bought[has[soon]] = 1.0
-    bought[(bought == 0) & (events.timestamp_us[visits] + wait_us >= as_of_us)] = np.nan
+    # Those who have bought by then are no fair sample of those who will have.
+    bought[events.timestamp_us[visits] + wait_us >= as_of_us] = np.nan
     return bought

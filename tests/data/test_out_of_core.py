@@ -52,7 +52,7 @@ def test_too_little_memory_is_said(logs, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("said", ["plenty", "4 bananas"])
+@pytest.mark.parametrize("said", ["plenty", "-1", "-1GB", "4 bananas"])
 def test_an_amount_of_memory_that_is_none_is_refused(logs, tmp_path, said):
     with pytest.raises(DataError, match=f"memory '{said}': write it as 4GB"):
         prepare(logs, tmp_path / "out", memory=said)

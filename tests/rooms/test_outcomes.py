@@ -54,7 +54,8 @@ def test_a_purchase_that_may_still_come_is_unknown() -> None:
         (Behaviour.PURCHASE, us("10:51:00"), {"user": 1, "room": 1, "item": 0}),
     )
     found = outcomes(events, np.array([0, 1, 2]), us("11:00:00"), WAIT_S)
-    np.testing.assert_array_equal(found.bought, [0.0, np.nan, 1.0])
+    # Known of the last half hour are only those who did buy: a label of them alone would be always 1.
+    np.testing.assert_array_equal(found.bought, [0.0, np.nan, np.nan])
 
 
 def test_a_log_without_views_or_sales_has_no_outcome() -> None:
@@ -124,3 +125,15 @@ def test_the_score_is_the_weighted_product_of_the_chances(network: RoomNetwork) 
     chances = 1 / (1 + np.exp(-logits[:, 1:]))
     wanted = 0.7 * logits[:, 0] + 0.4 * np.log(chances[:, 0]) + 0.2 * np.log(chances[:, 1])
     np.testing.assert_allclose(weighed.scores(features), wanted, rtol=1e-5)
+
+
+def test_weights_that_are_none_are_refused() -> None:
+    with pytest.raises(ValueError, match="all 0"):
+        TargetWeights(enter=0.0, stay=0.0, buy=0.0)
+    with pytest.raises(ValueError, match="finite"):
+        TargetWeights(buy=float("inf"))
+
+
+def test_a_target_that_the_log_tells_nothing_of_does_not_count(network: RoomNetwork) -> None:
+    assert network.weights[TARGETS.index("stay")] == np.float32(TargetWeights().stay)
+    assert network.weights[TARGETS.index("buy")] == 0.0  # nobody bought
