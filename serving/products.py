@@ -231,10 +231,10 @@ def check_k(k: int) -> None:
     """Refuse a list of no length.
 
     Raises:
-        RequestError: k below 1.
+        RequestError: k is no whole number of at least 1.
     """
-    if k < 1:
-        raise RequestError(f"k={k}: ask for at least 1")
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise RequestError(f"k={k!r}: ask for a whole number of at least 1")
 
 
 def _popular(loaded: LoadedBundle, wanted: Wanted, k: int, have: list[Found]) -> list[Found]:

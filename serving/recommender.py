@@ -141,7 +141,7 @@ class Recommender:
                 the bundle's own moment and all observed events, so that a replay needs no clock.
 
         Raises:
-            RequestError: k below 1, or max_per_category or diversity outside its range.
+            RequestError: k, `now`, max_per_category or diversity outside its range.
         """
         products.check_k(k)
         shape = Shape(max_per_category, diversity)
@@ -180,12 +180,12 @@ class Recommender:
                 time of the log, as for `products`.
 
         Raises:
-            RequestError: k below 1.
+            RequestError: k is no whole number of at least 1, or `now` none or in the future.
         """
         products.check_k(k)
         current = self._current
         loaded, available = current.loaded, current.available
-        why_not, at_us = self._asker(loaded, user_id, personalised).why_not, self._at_us(loaded, now)
+        why_not, at_us = self._asker(loaded, user_id, personalised).why_not, self._live_us(loaded, now)
         entries, known, live = current.rooms.rank(
             user_id if why_not is None else None,
             k=k,
@@ -224,11 +224,12 @@ class Recommender:
             now: as for `rooms`.
 
         Raises:
-            RequestError: k below 1, or the room is not live.
+            RequestError: k is no whole number of at least 1, `now` is none or in the future, or the room is
+                not live.
         """
         products.check_k(k)
         current = self._current
-        loaded, at_us = current.loaded, self._at_us(current.loaded, now)
+        loaded, at_us = current.loaded, self._live_us(current.loaded, now)
         there = current.rooms.audience(room_id, now_us=at_us)
         if there is None:
             raise RequestError(f"room {room_id!r} is not live; report room_started first")
@@ -250,7 +251,7 @@ class Recommender:
 
         Raises:
             NotServed: the bundle has no hot list.
-            RequestError: k below 1.
+            RequestError: k is no whole number of at least 1.
         """
         products.check_k(k)
         current = self._current
@@ -260,7 +261,7 @@ class Recommender:
         """The k products that go with a product, or what is popular for one that the bundle does not know.
 
         Raises:
-            RequestError: k below 1.
+            RequestError: k is no whole number of at least 1.
         """
         products.check_k(k)
         current = self._current
@@ -275,14 +276,16 @@ class Recommender:
         future are counted (see `counts`) and change nothing.
 
         Raises:
-            RequestError: the behaviour is none of the log contract's.
+            RequestError: the behaviour is none of the log contract's, or a time or length is none.
         """
         event = _checked(event)
         at_us = _to_us(event.timestamp)
         self._count("observed")
-        if at_us > (self._clock() + self._future_tolerance_s) * _SECOND_US:
+        if self._is_future(at_us):
             self._count("future_event")
             return
+        # A sender's clock may be a little ahead; what has not happened here yet would count as more than one.
+        at_us = min(at_us, self._clock_us())
         self._log_time_reaches(at_us)
         loaded = self._current.loaded
         if self._asker(loaded, event.user_id, personalised=True).why_not is not None:
@@ -290,7 +293,9 @@ class Recommender:
             return
         if event.room_id is not None or event.streamer_id is not None:
             with self._writing:
-                self._journal.events.append((event, at_us))
+                if not self._journal.observed(event, at_us):
+                    self._count("repeated_event")
+                    return
                 self._current.rooms.observe(event, at_us)
         if event.item_id is None or event.event is Behaviour.IMPRESSION:
             return
@@ -309,7 +314,14 @@ class Recommender:
         category: str | None = None,
         at: datetime | None = None,
     ) -> None:
-        """Says that a room is live since `at`: UTC where it has no zone, None is the time of the log."""
+        """Says that a room is live since `at`: UTC where it has no zone, None is the time of the log.
+
+        Raises:
+            RequestError: an id is None, or `at` is no time or in the future.
+        """
+        for name, value in (("room_id", room_id), ("streamer_id", streamer_id)):
+            if value is None:
+                raise RequestError(f"room_started: {name} is None")
         at_us = self._reported_us(at)
         with self._writing:
             room = LiveRoom(room_id, streamer_id, at_us, category)
@@ -323,7 +335,11 @@ class Recommender:
             self._current.rooms.ended(room_id)
 
     def on_air(self, room_id: ExternalId, item_id: ExternalId, *, at: datetime | None = None) -> None:
-        """Says which product is shown in a live room, until another is."""
+        """Says which product is shown in a live room, until another is.
+
+        Raises:
+            RequestError: `at` is no time or in the future.
+        """
         at_us = self._reported_us(at)
         with self._writing:
             self._journal.on_air(room_id, item_id, at_us)
@@ -468,14 +484,35 @@ class Recommender:
     def _reported_us(self, at: datetime | None) -> int:
         if at is None:
             return self._at_us(self._current.loaded, None)
-        self._log_time_reaches(_to_us(at))
-        return _to_us(at)
+        if not isinstance(at, datetime):
+            raise RequestError(f"at={at!r}: give a datetime")
+        at_us = _to_us(at)
+        if self._is_future(at_us):
+            raise RequestError(f"at={at}: that is in the future")
+        at_us = min(at_us, self._clock_us())
+        self._log_time_reaches(at_us)
+        return at_us
+
+    def _clock_us(self) -> int:
+        return round(self._clock() * _SECOND_US)
+
+    def _is_future(self, at_us: int) -> bool:
+        return at_us > self._clock_us() + self._future_tolerance_s * _SECOND_US
 
     def _is_forgotten(self, user_id: ExternalId) -> bool:
         return bool(self._forgotten) and tombstone(user_id) in self._forgotten
 
+    def _live_us(self, loaded: LoadedBundle, now: float | None) -> int:
+        """The moment of a request for live rooms: their time passes with it, and cannot be taken back."""
+        at_us = self._at_us(loaded, now)
+        if now is not None and self._is_future(at_us):
+            raise RequestError(f"now={now!r}: that is in the future; give seconds since the epoch")
+        return at_us
+
     def _at_us(self, loaded: LoadedBundle, now: float | None) -> int:
         if now is not None:
+            if not isinstance(now, int | float | np.number) or not np.isfinite(now):
+                raise RequestError(f"now={now!r}: give seconds since the epoch")
             return round(now * _SECOND_US)
         return max(loaded.catalogue.as_of_us, self._newest_us)
 
@@ -509,6 +546,11 @@ def _shortfall(shown: int, k: int, live: int) -> str | None:
 def _checked(event: Event) -> Event:
     """The event with its behaviour as a member, for callers who spell it as text."""
     name: object = event.event
+    if not isinstance(event.timestamp, datetime):
+        raise RequestError(f"timestamp {event.timestamp!r}: give a datetime")
+    length: object = event.duration_s
+    if length is not None and not (isinstance(length, int | float | np.number) and float(length) >= 0):
+        raise RequestError(f"duration_s {length!r}: give seconds, 0 or more")
     if isinstance(name, Behaviour):
         return event
     if name not in set(Behaviour):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -19,7 +19,7 @@ from recsys.product_sections import Catalogue
 from recsys.room_sections import RoomParts
 from recsys.rooms.content import Content
 from recsys.rooms.events import EventBatch
-from recsys.rooms.explore import NO_FLOORS, ExploreParams, explored
+from recsys.rooms.explore import NO_FLOORS, ExploreParams, unknown_kinds, with_floors
 from recsys.rooms.features import room_features
 from recsys.rooms.params import HOUR_US, StateParams
 from recsys.rooms.reasons import room_reasons
@@ -31,8 +31,6 @@ from serving.answer import Entry
 #: Ended rooms and events kept for the next bundle's state.
 MAX_ENDED = 100_000
 MAX_EVENTS = 50_000
-#: Best rooms among which the floors for new streamers are filled.
-EXPLORED_AMONG = 400
 #: Somebody who came longer ago and never left is taken to have left.
 WATCHES_AT_MOST_US = 4 * HOUR_US
 
@@ -79,8 +77,15 @@ class LiveRoom:
     streamer_id: ExternalId
     started_us: int
     category: str | None
-    item_id: ExternalId | None = None
-    aired_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Aired:
+    """What was reported to be on air in a room, by external id."""
+
+    room_id: ExternalId
+    item_id: ExternalId
+    at_us: int
 
 
 class RoomJournal:
@@ -88,8 +93,10 @@ class RoomJournal:
 
     def __init__(self) -> None:
         self.live: dict[str, LiveRoom] = {}
+        self.aired: OrderedDict[str, Aired] = OrderedDict()  # of rooms that the bundle knew as live, too
         self.ended: OrderedDict[str, ExternalId] = OrderedDict()
         self.events: deque[tuple[Event, int]] = deque(maxlen=MAX_EVENTS)
+        self._seen: OrderedDict[tuple[str, Event | str], None] = OrderedDict()
 
     def started(self, room: LiveRoom) -> None:
         """A room goes live, perhaps again."""
@@ -99,19 +106,37 @@ class RoomJournal:
     def over(self, room_id: ExternalId) -> None:
         """A room is over."""
         self.live.pop(id_key(room_id), None)
+        self.aired.pop(id_key(room_id), None)
         self.ended[id_key(room_id)] = room_id
         while len(self.ended) > MAX_ENDED:
             self.ended.popitem(last=False)
 
     def on_air(self, room_id: ExternalId, item_id: ExternalId, at_us: int) -> None:
-        """A product is on air in a room."""
+        """A product is on air in a room, unless a later one is already."""
         key = id_key(room_id)
-        if key in self.live:
-            self.live[key] = replace(self.live[key], item_id=item_id, aired_us=at_us)
+        if key in self.aired and self.aired[key].at_us > at_us:
+            return
+        self.aired[key] = Aired(room_id, item_id, at_us)
+        self.aired.move_to_end(key)
+        while len(self.aired) > MAX_ENDED:
+            self.aired.popitem(last=False)
+
+    def observed(self, event: Event, at_us: int) -> bool:
+        """An event in a room; False where it is one of the last `MAX_EVENTS` again."""
+        key = (id_key(event.user_id), event if event.event_id is None else str(event.event_id))
+        if key in self._seen:
+            return False
+        self._seen[key] = None
+        while len(self._seen) > MAX_EVENTS:
+            self._seen.popitem(last=False)
+        self.events.append((event, at_us))
+        return True
 
     def forget(self, user_id: ExternalId) -> None:
         """Drops the events of a person."""
         key = id_key(user_id)
+        for seen in [seen for seen in self._seen if seen[0] == key]:
+            del self._seen[seen]
         kept = [entry for entry in self.events if id_key(entry[0].user_id) != key]
         self.events = deque(kept, maxlen=MAX_EVENTS)
 
@@ -170,11 +195,18 @@ class RoomService:
         """Tells a new bundle's state what was reported under the old one."""
         for room in journal.live.values():
             self.started(room)
+        # Rooms that were live at the bundle's moment first, so that events find what was on air.
+        self._replay_aired(journal)
         for event, at_us in journal.events:
             if at_us > self._state.now_us:  # what is older the bundle has counted
                 self.observe(event, at_us)
+        self._replay_aired(journal)
         for room_id in journal.ended.values():
             self.ended(room_id)
+
+    def _replay_aired(self, journal: RoomJournal) -> None:
+        for aired in journal.aired.values():
+            self.on_air(aired.room_id, aired.item_id, aired.at_us)
 
     def started(self, room: LiveRoom) -> None:
         """A room goes live."""
@@ -183,8 +215,6 @@ class RoomService:
             streamer = self._streamers.spell(room.streamer_id)
             category = self._categories.get(room.category, -1) if room.category is not None else -1
             self._state.room_started(index, streamer, room.started_us, category=category)
-            if room.item_id is not None:
-                self._state.on_air(index, self._items.get(room.item_id), room.aired_us)
 
     def ended(self, room_id: ExternalId) -> None:
         """A room is over and in no answer from now on."""
@@ -256,10 +286,11 @@ class RoomService:
             state, rooms = self._state, self._state.rooms
             if not len(rooms):
                 return [], known, 0
-            ranking = self._scorer.rank(state, user, state.now_us, k=max(k, EXPLORED_AMONG))
+            floors = unknown_kinds(self._explore if explore else NO_FLOORS, state, user)
+            kinds = [kind for share, kind in floors if share > 0]
+            ranking = self._scorer.rank(state, user, state.now_us, k=k, kinds=kinds)
             rows = rooms.rows(ranking.room_idx)
-            floors = self._explore if explore else NO_FLOORS
-            places = explored(floors, state, user, rows, k=k)
+            places = with_floors([(share, kind[rows]) for share, kind in floors], k=k)
             features = room_features(state, self._scorer.content, user, rows[places], state.now_us)
             entries = []
             for place, reason in zip(places.tolist(), room_reasons(features), strict=True):

@@ -44,12 +44,17 @@ def explored(params: ExploreParams, state: LiveState, user: int, rows: IntArray,
         rows: (R,) rows of `state.rooms`, best first.
         k: length of the list.
     """
-    streamers = state.rooms.streamer_idx[rows]
+    return with_floors([(share, kind[rows]) for share, kind in unknown_kinds(params, state, user)], k=k)
+
+
+def unknown_kinds(params: ExploreParams, state: LiveState, user: int) -> list[tuple[float, BoolArray]]:
+    """The floor of each kind, and which of the n live rooms are of it (n,)."""
+    streamers = state.rooms.streamer_idx[: len(state.rooms)]
     met, memory_rows = state.pairs.of_user(user)
-    visited = met[state.pairs.last_us[memory_rows] != NEVER_US]
-    new = ~np.isin(streamers, visited)
-    visits = state.streamers.read(streamers, state.now_us)[:, StreamerCounter.VISIT, -1]
-    return with_floors([(params.new, new), (params.fresh, visits < params.fresh_visits)], k=k)
+    visited = np.zeros(len(state.first_seen_us), dtype=bool)
+    visited[met[state.pairs.last_us[memory_rows] != NEVER_US]] = True
+    visits = state.streamers.one(streamers, StreamerCounter.VISIT, -1, state.now_us)
+    return [(params.new, ~visited[streamers]), (params.fresh, visits < params.fresh_visits)]
 
 
 def with_floors(floors: list[tuple[float, BoolArray]], *, k: int) -> IntArray:

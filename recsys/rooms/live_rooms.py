@@ -108,6 +108,16 @@ class LiveRooms:
             self._row_of[room] = ENDED
         if row < 0:
             return False
+        self._free(row)
+        return True
+
+    def _drop(self, room: int) -> None:
+        """A live room is taken for over, until something is heard of it."""
+        row = self.row(room)
+        self._row_of[room] = NEVER_SEEN
+        self._free(row)
+
+    def _free(self, row: int) -> None:
         self._n -= 1
         last = self._n
         if row != last:
@@ -117,7 +127,6 @@ class LiveRooms:
             self.counters.values[row] = self.counters.values[last]
             self.audience.move(last, row)
             self._row_of[self.room_idx[row]] = row
-        return True
 
     def put_on_air(self, room: int, item: int, at_us: int) -> bool:
         """A product is on air; of two at once the one that began later. False where the room is not live."""
@@ -141,17 +150,18 @@ class LiveRooms:
         np.maximum.at(self.heard_us, rows, at_us)
 
     def end_silent(self, now_us: int) -> list[int]:
-        """End the rooms that have been silent too long; returns them."""
+        """Take rooms for over that are silent too long, and return them; an event brings one back."""
         limit = now_us - int(self._params.silent_hours * HOUR_US)
         silent: list[int] = self.room_idx[: self._n][self.heard_us[: self._n] < limit].tolist()
         for room in silent:
-            self.end(room)
+            self._drop(room)
         return silent
 
     def to_parts(self) -> dict[str, npt.NDArray[np.generic]]:
         """The live rooms as arrays, for a bundle."""
         parts = {f"live_{name}": getattr(self, name)[: self._n].copy() for name in COLUMNS}
         parts["live_counters"] = self.counters.values[: self._n].copy()
+        parts["ended_rooms"] = np.flatnonzero(self._row_of == ENDED).astype(np.int32)
         parts["live_landmark_us"] = np.array([self.counters.landmark_us], dtype=np.int64)
         return parts | self.audience.to_parts(self._n)
 
@@ -164,6 +174,10 @@ class LiveRooms:
         self.counters.landmark_us = int(parts["live_landmark_us"][0])
         self.counters.values[: self._n] = parts["live_counters"]
         self.audience.load_parts(parts)
+        ended = parts["ended_rooms"]
+        if len(ended):
+            self._reach(int(ended.max()))
+            self._row_of[ended] = ENDED
 
     def _reach(self, room: int) -> None:
         if room >= len(self._row_of):
@@ -172,7 +186,7 @@ class LiveRooms:
 
     def _new_row(self, room: int) -> int:
         if self._n >= self._params.max_rooms:
-            self.end(int(self.room_idx[int(np.argmin(self.heard_us[: self._n]))]))
+            self._drop(int(self.room_idx[int(np.argmin(self.heard_us[: self._n]))]))
         if self._n == len(self.room_idx):
             self._grow(max(64, 2 * self._n))
         self._reach(room)

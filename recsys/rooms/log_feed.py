@@ -79,6 +79,8 @@ class LogFeed:
             chunk = slice(self._event, min(stop, self._event + _CHUNK))
             state.observe_many(self.events.where(chunk))
             self._event = chunk.stop
+            # Views that are over make room for those that are not.
+            state.advance(int(self.events.timestamp_us[chunk.stop - 1]))
         self._play_showcases(state, at_us)
         self._play_ends(state, at_us)
         state.advance(at_us)

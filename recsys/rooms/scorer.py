@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ from recsys.rooms.potential import Potential
 from recsys.rooms.shortlist import shortlist
 from recsys.rooms.state import LiveState
 from recsys.rooms.trees import RoomTrees
-from recsys.types import FloatArray, IntArray
+from recsys.types import BoolArray, FloatArray, IntArray
 
 TREES = "trees.onnx"
 #: Most live rooms that the network scores for one request.
@@ -85,17 +85,30 @@ class RoomScorer:
         rest[best] = reranked
         return rest
 
-    def rank(self, state: LiveState, user: int, now_us: int, *, k: int) -> RoomRanking:
-        """The best k rooms live at `now_us` for one user; ties go to the lower room_idx."""
+    def rank(
+        self, state: LiveState, user: int, now_us: int, *, k: int, kinds: Sequence[BoolArray] = ()
+    ) -> RoomRanking:
+        """The best k rooms live at `now_us` for one user; ties go to the lower room_idx.
+
+        With `kinds`, (n,) masks over the live rooms, the ranking holds the best k of each kind as well, and
+        all the other rooms that were scored.
+        """
         n = len(state.rooms)
         if self.shortlist_weights is not None and n > max(SHORTLIST, k):
             rows = shortlist(
-                state, self.content, self.shortlist_weights, user, now_us, size=max(SHORTLIST, k)
+                state,
+                self.content,
+                self.shortlist_weights,
+                user,
+                now_us,
+                size=max(SHORTLIST, k),
+                kinds=kinds,
+                of_each=k,
             )
         else:
             rows = np.arange(n, dtype=np.int32)
         scores = self.scores(state, user, rows, now_us)
-        return best_rooms(state, scores, k=k, rows=rows)
+        return best_rooms(state, scores, k=max(k, len(rows)) if kinds else k, rows=rows)
 
     def to_parts(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, bytes], dict[str, Any]]:
         """Arrays, blobs and facts by name, as a bundle's section keeps them."""

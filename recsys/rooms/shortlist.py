@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -9,16 +11,24 @@ from recsys.rooms.content import Content, latest_actions, user_vector, vector_ro
 from recsys.rooms.features import FEATURES
 from recsys.rooms.live_rooms import RoomCounter
 from recsys.rooms.state import LiveState, StreamerCounter
-from recsys.types import FloatArray, IntArray
+from recsys.types import BoolArray, FloatArray, IntArray
 
 #: What the linear score reads, in the order of its weights; as `room_features` defines them.
 COLUMNS = ("taste", "streamer_visits_week", "room_joins_hour", "room_viewers")
 
 
 def shortlist(
-    state: LiveState, content: Content, weights: FloatArray, user: int, now_us: int, *, size: int
+    state: LiveState,
+    content: Content,
+    weights: FloatArray,
+    user: int,
+    now_us: int,
+    *,
+    size: int,
+    kinds: Sequence[BoolArray] = (),
+    of_each: int = 0,
 ) -> IntArray:
-    """(size,) rows of `state.rooms` in no order: of streamers that the user knows, then the best others.
+    """Rows of `state.rooms`, `size` or more, in no order: of streamers the user knows, then the best others.
 
     Args:
         state: advanced to `now_us`, with more than `size` live rooms.
@@ -27,6 +37,8 @@ def shortlist(
         user: user_idx.
         now_us: microseconds since the epoch.
         size: how many.
+        kinds: (n,) masks over the live rooms, the best `of_each` of which are among them in any case.
+        of_each: see `kinds`.
     """
     n = len(state.rooms)
     streamer = state.rooms.streamer_idx[:n]
@@ -42,7 +54,13 @@ def shortlist(
     known = np.zeros(len(state.first_seen_us), dtype=bool)
     known[met] = True
     score[known[streamer]] = np.inf
-    return np.argpartition(-score, size - 1)[:size].astype(np.int32)
+    best = np.argpartition(-score, size - 1)[:size]
+    for kind in kinds:
+        members = np.flatnonzero(kind)
+        if len(members) > of_each:
+            members = members[np.argpartition(-score[members], of_each - 1)[:of_each]]
+        best = np.union1d(best, members)
+    return best.astype(np.int32)
 
 
 def fit_shortlist(features: FloatArray, scores: npt.NDArray[np.floating], groups: IntArray) -> FloatArray:

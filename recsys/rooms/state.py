@@ -20,8 +20,6 @@ from recsys.rooms.memory import FOLLOWS, HIDDEN, NEVER_US, PairCounter, PairMemo
 from recsys.rooms.params import SECOND_US, StateParams
 from recsys.types import BEHAVIOURS, Behaviour, BoolArray, LongArray
 
-#: How often silent rooms are looked for, by the state's own clock.
-_SWEEP_US = 600 * SECOND_US
 _ENGAGEMENT = (
     Behaviour.LIKE,
     Behaviour.COMMENT,
@@ -116,7 +114,6 @@ class LiveState:
         self.first_seen_us = np.full(0, np.iinfo(np.int64).max, dtype=np.int64)
         self.items = DecayedSums(len(ItemCounter), tuple(h * hour_s for h in self.params.item_half_lives_h))
         self._watching: list[tuple[int, int, int, int, float]] = []  # end_us, user, streamer, room, seconds
-        self._swept_us = NEVER_US
         room_columns = dict(_ROOM_COLUMN) | {self.params.visit: RoomCounter.JOIN}
         if self.params.leave is not None:
             room_columns[self.params.leave] = RoomCounter.LEAVE
@@ -161,9 +158,7 @@ class LiveState:
             over.append(heapq.heappop(self._watching))
         if over:
             self._learn_dwell(over)
-        if self._swept_us == NEVER_US or self.now_us - self._swept_us > _SWEEP_US:
-            self._swept_us = self.now_us
-            self.rooms.end_silent(self.now_us)
+        self.rooms.end_silent(self.now_us)
 
     def forget(self, user: int) -> None:
         """Forget everything about one user."""
@@ -280,8 +275,9 @@ class LiveState:
         self.pairs.sums.add(rows[bought], PairCounter.PURCHASE, at_us[bought])
         engaged = self._is_engagement[code]
         self.pairs.sums.add(rows[engaged], PairCounter.ENGAGE, at_us[engaged])
-        self.pairs.relation[rows[code == Behaviour.FOLLOW.code]] = FOLLOWS
-        self.pairs.relation[rows[code == Behaviour.HIDE.code]] = HIDDEN
+        # Of a pair's several the last one stays.
+        says = (code == Behaviour.FOLLOW.code) | (code == Behaviour.HIDE.code)
+        self.pairs.relation[rows[says]] = np.where(code[says] == Behaviour.HIDE.code, HIDDEN, FOLLOWS)
 
     def _watch(self, views: EventBatch) -> None:
         over_us = views.timestamp_us + (views.duration_s.astype(np.float64) * SECOND_US).astype(np.int64)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from recsys.data.dataset import Dataset
 from recsys.errors import DataError
 from recsys.rooms.catalogue import content_of, state_params_of
+from recsys.rooms.log_feed import LogFeed
+from recsys.rooms.memory import PairCounter
+from recsys.rooms.params import StateParams
 from recsys.rooms.replay import KnownIds, moments_us, replay
 from recsys.rooms.scorer import RoomScorer
+from recsys.rooms.state import LiveState
 from recsys.types import Behaviour
 from tests.rooms.conftest import Rows, us
 
@@ -145,3 +150,31 @@ def test_requests_that_break_the_contract_are_refused(make_dataset: Make, evenin
 def test_what_counts_as_a_visit_is_read_off_the_log(make_dataset: Make, evening: dict[str, Rows]) -> None:
     params = state_params_of(make_dataset(**evening))
     assert (params.visit, params.leave) == (Behaviour.ENTER, None)
+
+
+def test_a_long_jump_forgets_no_view(make_dataset: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Views that were over long before the moment asked for do not take the places of later ones."""
+    start = datetime(2026, 3, 2, 10)
+    views = [
+        {
+            "user_id": f"u{n % 7}",
+            "event": "view",
+            "timestamp": (start + timedelta(seconds=30 * n)).isoformat(),
+            "room_id": "r",
+            "streamer_id": "s",
+            "duration_s": 20.0,
+        }
+        for n in range(200)
+    ]
+    dataset = Dataset.whole(make_dataset(events=views).path)
+    monkeypatch.setattr("recsys.rooms.log_feed._CHUNK", 4)
+    dwell = []
+    for steps in (1, 50):
+        state, feed = LiveState(StateParams(visit=Behaviour.VIEW, max_watching=8)), LogFeed(dataset, {})
+        end_us = us("13:00:00")
+        for moment in np.linspace(us("10:00:00"), end_us, steps + 1)[1:].astype(np.int64):
+            feed.advance(state, int(moment))
+        rows = np.concatenate([state.pairs.of_user(user)[1] for user in range(7)])
+        dwell.append(float(state.pairs.sums.read(rows, end_us)[:, PairCounter.DWELL_S, -1].sum()))
+    assert dwell[0] == pytest.approx(dwell[1])
+    assert dwell[0] > 0.9 * 200 * 20

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from recsys.rooms.content import Content, Taste
+from recsys.rooms.explore import ExploreParams, unknown_kinds, with_floors
 from recsys.rooms.features import FEATURES, room_features
+from recsys.rooms.params import StateParams
+from recsys.rooms.scorer import RoomScorer
 from recsys.rooms.shortlist import COLUMNS, fit_shortlist, shortlist
-from recsys.rooms.state import LiveState
+from recsys.rooms.state import LiveState, StreamerCounter
 from recsys.types import Behaviour
 from tests.rooms.conftest import batch, us
 
@@ -59,3 +62,29 @@ def test_weights_are_found_again_from_scores_that_are_linear() -> None:
     scores = features[:, [FEATURES.index(name) for name in COLUMNS]] @ truth
     scores = scores + rng.normal(size=30)[groups]  # what all rooms of a request share says nothing
     np.testing.assert_allclose(fit_shortlist(features, scores, groups), truth, rtol=1e-4)
+
+
+def test_the_best_of_each_kind_are_among_them_in_any_case() -> None:
+    state, content = crowd()
+    weights = np.array([0.0, 1.0, 0.0, 0.0], dtype=np.float32)
+    visits = state.streamers.one(state.rooms.streamer_idx[:ROOMS], StreamerCounter.VISIT, -1, NOW)
+    unvisited, odd = visits == 0, np.arange(ROOMS) % 2 == 1
+    plain = shortlist(state, content, weights, 99, NOW, size=50)
+    assert not unvisited[plain].any()
+    picked = shortlist(state, content, weights, 99, NOW, size=50, kinds=(unvisited, odd), of_each=8)
+    assert set(plain.tolist()) <= set(picked.tolist())
+    assert len(set(picked.tolist())) == len(picked)
+    assert unvisited[picked].sum() == 8
+    assert odd[picked].sum() >= 8
+
+
+def test_a_ranking_holds_enough_of_each_kind_to_fill_its_floor() -> None:
+    state, content = crowd()
+    weights = np.array([0.0, 1.0, 0.0, 0.0], dtype=np.float32)
+    scorer = RoomScorer(StateParams(), content, shortlist_weights=weights)
+    floors = unknown_kinds(ExploreParams(new=0.0, fresh=0.2, fresh_visits=0.5), state, 99)
+    ranking = scorer.rank(state, 99, NOW, k=20, kinds=[kind for _, kind in floors])
+    rows = state.rooms.rows(ranking.room_idx)
+    places = with_floors([(share, kind[rows]) for share, kind in floors], k=20)
+    assert floors[1][1][rows[places]].sum() >= 4
+    assert len(scorer.rank(state, 99, NOW, k=20).room_idx) == 20

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from recsys.rooms.live_rooms import RoomCounter
-from recsys.rooms.memory import HIDDEN, PairCounter
+from recsys.rooms.memory import FOLLOWS, HIDDEN, PairCounter
 from recsys.rooms.params import StateParams
 from recsys.rooms.state import LiveState
 from recsys.types import Behaviour
@@ -283,3 +283,42 @@ def test_a_forgotten_user_leaves_no_trace() -> None:
     assert state.actions.count[0] == state.shown.count[0] == 0
     assert (state.actions.streamer_idx[0] == -1).all()
     assert (state.users.values[0] == 0).all()
+
+
+def test_what_has_ended_stays_so_in_a_state_made_of_its_parts() -> None:
+    state = LiveState()
+    state.room_started(5, 3, us("10:00:00"))
+    state.room_started(6, 4, us("10:00:00"))
+    state.room_ended(5)
+    again = LiveState.from_parts(state.params, state.to_parts())
+    again.observe_many(batch((LEAVE, us("10:30:00"), {"user": 0, "streamer": 3, "room": 5})))
+    assert live(again) == [6]
+
+
+def test_a_silent_room_is_live_again_when_it_is_heard_whoever_asked_meanwhile() -> None:
+    heard = batch((Behaviour.LIKE, us("23:30:00"), {"user": 0, "streamer": 3, "room": 5}))
+    rooms = []
+    for asked in ([], [us("22:40:00")]):  # after 12.5 hours of silence
+        state = LiveState()
+        state.room_started(5, 3, us("10:00:00"))
+        for moment in asked:
+            state.advance(moment)
+            assert live(state) == []
+        state.observe_many(heard)
+        state.advance(us("23:40:00"))
+        rooms.append(live(state))
+    assert rooms == [[5], [5]]
+
+
+@pytest.mark.parametrize("order", [(Behaviour.HIDE, Behaviour.FOLLOW), (Behaviour.FOLLOW, Behaviour.HIDE)])
+def test_of_following_and_hiding_the_last_counts_in_a_batch_as_one_by_one(
+    order: tuple[Behaviour, Behaviour],
+) -> None:
+    rows = [(name, us(f"10:0{n}:00"), {"user": 0, "streamer": 3}) for n, name in enumerate(order)]
+    together, singly = LiveState(), LiveState()
+    together.observe_many(batch(*rows))
+    for row in rows:
+        singly.observe_many(batch(row))
+    wanted = HIDDEN if order[1] is Behaviour.HIDE else FOLLOWS
+    for state in (together, singly):
+        assert state.pairs.relation[state.pairs.of_user(0)[1]].tolist() == [wanted]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +25,17 @@ from recsys.rooms.state import LiveState
 from recsys.types import Behaviour, Event, ExternalId
 from serving.answer import RequestError
 from serving.recommender import Recommender
-from tests.serving.conftest import AS_OF, AS_OF_US, N_ITEMS, MakeBundle, item_id, load, make_sections, user_id
+from tests.serving.conftest import (
+    AS_OF,
+    AS_OF_US,
+    CLOCK_S,
+    N_ITEMS,
+    MakeBundle,
+    item_id,
+    load,
+    make_sections,
+    user_id,
+)
 
 KNOWN = user_id(0)
 
@@ -307,3 +320,79 @@ def test_who_has_opted_out_has_no_vote(recommender: Recommender) -> None:
     recommender.room_started("a", "s-0")
     recommender.observe(enter(user_id(2), "a"))  # user 2 has opted out
     assert recommender.next_products("a").fallback == "popular: nobody in the room is known"
+
+
+def test_a_clock_that_is_ahead_makes_nothing_of_the_future(recommender: Recommender) -> None:
+    recommender.room_started("a", "s-0")
+    ahead = datetime.fromtimestamp(CLOCK_S, UTC) + timedelta(days=30)
+    for report in (
+        lambda: recommender.room_started("b", "s-1", at=ahead),
+        lambda: recommender.on_air("a", item_id(1), at=ahead),
+        lambda: recommender.rooms(KNOWN, now=AS_OF.timestamp() * 1_000),
+        lambda: recommender.next_products("a", now=AS_OF.timestamp() * 1_000),
+    ):
+        with pytest.raises(RequestError, match="in the future"):
+            report()
+    assert recommender.rooms(KNOWN).ids == ["a"]
+
+
+def test_an_event_a_little_ahead_counts_once(recommender: Recommender) -> None:
+    recommender.room_started("a", "s-0")
+    ahead = datetime.fromtimestamp(CLOCK_S, UTC) + timedelta(seconds=290)
+    recommender.observe(Event("someone", Behaviour.ENTER, ahead, room_id="a"))
+    score = recommender.rooms("nobody", now=CLOCK_S).entries[0].score
+    recommender.observe(Event("other", Behaviour.ENTER, ahead - timedelta(seconds=290), room_id="a"))
+    # The rule's score is a thousandth of ln(1 + joins): one join, then two.
+    assert score == pytest.approx(1e-3 * np.log(2), rel=1e-3)
+    again = recommender.rooms("nobody", now=CLOCK_S).entries[0].score
+    assert again == pytest.approx(1e-3 * np.log(3), rel=1e-3)
+
+
+@pytest.mark.parametrize("event_id", [None, "e-1"])
+def test_an_event_that_comes_again_changes_nothing(recommender: Recommender, event_id: str | None) -> None:
+    recommender.room_started("a", "s-0")
+    event = replace(enter(KNOWN, "a"), event_id=event_id)
+    recommender.observe(event)
+    once = recommender.rooms(KNOWN).entries
+    recommender.observe(event)
+    assert recommender.rooms(KNOWN).entries == once
+    assert recommender.counts["repeated_event"] == 1
+
+
+def test_a_swap_keeps_the_later_product_on_air_and_that_of_the_bundles_rooms(make_bundle: MakeBundle) -> None:
+    recommender = load(make_bundle("v1", sections=sections_with_rooms()))
+    recommender.room_started("a", "s-0")
+    recommender.on_air("a", item_id(4), at=AS_OF + timedelta(minutes=5))
+    recommender.on_air("a", item_id(7), at=AS_OF + timedelta(minutes=2))  # a report that is late
+    recommender.on_air("r-1", item_id(9), at=AS_OF + timedelta(minutes=3))
+
+    def on_air() -> dict[ExternalId, object]:
+        return {entry.id: entry.facts["item_id"] for entry in recommender.rooms(KNOWN)}
+
+    before = on_air()
+    assert before == {"a": item_id(4), "r-1": item_id(9)}
+    recommender.swap(make_bundle("v2", sections=sections_with_rooms()))
+    assert on_air() == before
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda r: r.rooms(KNOWN, k="3"), "k='3'"),
+        (lambda r: r.rooms(KNOWN, k=None), "k=None"),
+        (lambda r: r.products(KNOWN, k=2.5), "k=2.5"),
+        (lambda r: r.rooms(KNOWN, now=float("nan")), "now=nan"),
+        (lambda r: r.room_started("a", "s-0", at="2025-01-01"), "at='2025-01-01'"),
+        (lambda r: r.room_started(None, "s-0"), "room_id is None"),
+        (lambda r: r.room_started("a", None), "streamer_id is None"),
+        (lambda r: r.observe(replace(enter(KNOWN, "a"), duration_s=-5.0)), "duration_s -5.0"),
+        (lambda r: r.observe(replace(enter(KNOWN, "a"), duration_s="x")), "duration_s 'x'"),
+        (lambda r: r.observe(replace(enter(KNOWN, "a"), timestamp="noon")), "timestamp 'noon'"),
+    ],
+)
+def test_arguments_that_are_none_are_refused_by_name(
+    recommender: Recommender, call: Callable[[Recommender], object], said: str
+) -> None:
+    with pytest.raises(RequestError, match=re.escape(said)):
+        call(recommender)
+    assert recommender.rooms(KNOWN).ids == []
