@@ -81,7 +81,10 @@ def random_scorer(state: LiveState, rng: np.random.Generator) -> RoomScorer:
         streamer_category=rng.integers(0, CATEGORIES, STREAMERS).astype(np.int32),
         taste=taste,
     )
-    network = RoomNetwork(draw(f), np.ones(f, np.float32), draw(f), draw(f, 32), draw(32), draw(32))
+    weights = np.ones(3, np.float32)
+    network = RoomNetwork(
+        draw(f), np.ones(f, np.float32), draw(f, 3), draw(f, 32), draw(32), draw(32, 3), draw(3), weights
+    )
     return RoomScorer(
         state.params,
         content,
