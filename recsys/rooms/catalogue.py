@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -18,10 +20,16 @@ MAX_VALUES = 200
 
 
 def state_params_of(dataset: Dataset) -> StateParams:
-    """What is a visit in this log, and what ends one: enters or else views, leaves or else views' ends."""
+    """What is a visit in this log, what ends one, and what tells its length.
+
+    Enters or else views; leaves or else views' ends; views' lengths or else leaves.
+    """
     counts = dataset.counts()
     entered = next((b for b in (Behaviour.ENTER, Behaviour.VIEW) if counts.get(b)), Behaviour.CLICK)
-    return StateParams(visit=entered, leave=Behaviour.LEAVE if counts.get(Behaviour.LEAVE) else None)
+    leave = Behaviour.LEAVE if counts.get(Behaviour.LEAVE) else None
+    timed = np.isfinite(dataset.events.duration_s[dataset.events.is_any([Behaviour.VIEW])]).any()
+    length: Literal["view", "leave"] = "leave" if leave is not None and not timed else "view"
+    return StateParams(visit=entered, leave=leave, length=length)
 
 
 def content_of(dataset: Dataset, *, potential: Potential | None = None) -> Content:

@@ -113,7 +113,7 @@ def collect_examples(
     feed = LogFeed(dataset, content.category_code)
     events = feed.events
     visits = _sample(events, state_params, params, rng)
-    came_to = outcomes(events, visits, dataset.as_of_us, params.buy_wait_s)
+    came_to = outcomes(events, visits, state_params, dataset.as_of_us, params.buy_wait_s)
     weights = np.where(came_to.dwell_s < state_params.bounce_s, params.bounced, 1.0)
     state, plain = LiveState(state_params), replace(content, taste=None)
     c, width = params.rooms, state_params.history

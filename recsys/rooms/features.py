@@ -46,20 +46,22 @@ STREAMER = (
     "streamer_purchase_rate",
     "streamer_age",
 )
+#: A room's counters and the windows they are read over: half-lives of 30 s, 5 min and 1 h.
+COUNTED = {
+    "joins": RoomCounter.JOIN,
+    "leaves": RoomCounter.LEAVE,
+    "clicks": RoomCounter.CLICK,
+    "carts": RoomCounter.CART,
+    "purchases": RoomCounter.PURCHASE,
+    "comments": RoomCounter.COMMENT,
+    "gifts": RoomCounter.GIFT,
+    "likes": RoomCounter.LIKE,
+}
+WINDOWS = {"now": 0, "minutes": 1, "hour": -1}
 ROOM = (
-    "room_joins_now",
-    "room_joins_minutes",
-    "room_joins_hour",
-    "room_leaves_minutes",
-    "room_leaves_hour",
+    *(f"room_{name}_{window}" for name in COUNTED for window in WINDOWS),
     "room_viewers",
     "room_share",
-    "room_clicks",
-    "room_carts",
-    "room_purchases",
-    "room_comments",
-    "room_gifts",
-    "room_likes",
     "room_age",
 )
 AIR = (
@@ -84,6 +86,8 @@ CONTEXT = (
     "live_rooms",
     "hour_sin",
     "hour_cos",
+    "weekday_sin",
+    "weekday_cos",
     "weekend",
 )
 FEATURES: tuple[str, ...] = (*PAIR, *STREAMER, *ROOM, *AIR, *TASTE, *CONTEXT)
@@ -198,22 +202,13 @@ def _streamer(columns: _Columns, state: LiveState, streamer: IntArray, now_us: i
 
 def _room(columns: _Columns, state: LiveState, rows: IntArray, now_us: int) -> None:
     counters = np.log1p(np.maximum(state.rooms.counters.read(rows, now_us), 0.0))
-    joins, leaves = counters[:, RoomCounter.JOIN], counters[:, RoomCounter.LEAVE]
-    columns["room_joins_now"] = joins[:, 0]
-    columns["room_joins_minutes"] = joins[:, 1]
-    columns["room_joins_hour"] = joins[:, -1]
-    columns["room_leaves_minutes"] = leaves[:, 1]
-    columns["room_leaves_hour"] = leaves[:, -1]
+    for name, column in COUNTED.items():
+        for window, half_life in WINDOWS.items():
+            columns[f"room_{name}_{window}"] = counters[:, column, half_life]
     viewers = np.maximum(state.rooms.viewers[rows], 0.0)
     columns["room_viewers"] = np.log1p(viewers)
     everybody = float(np.maximum(state.rooms.viewers[: len(state.rooms)], 0.0).sum())
     columns["room_share"] = np.log1p(100 * viewers / max(everybody, 1.0))
-    columns["room_clicks"] = counters[:, RoomCounter.CLICK, -1]
-    columns["room_carts"] = counters[:, RoomCounter.CART, -1]
-    columns["room_purchases"] = counters[:, RoomCounter.PURCHASE, -1]
-    columns["room_comments"] = counters[:, RoomCounter.COMMENT, -1]
-    columns["room_gifts"] = counters[:, RoomCounter.GIFT, -1]
-    columns["room_likes"] = counters[:, RoomCounter.LIKE, -1]
     columns["room_age"] = np.log1p(np.maximum(now_us - state.rooms.started_us[rows], 0) / HOUR_US)
 
 
@@ -312,5 +307,7 @@ def _context(columns: _Columns, state: LiveState, user: int, now_us: int) -> Non
     day_part = 2 * np.pi * (now_us % DAY_US) / DAY_US
     columns["hour_sin"] = np.sin(day_part)
     columns["hour_cos"] = np.cos(day_part)
-    # 1970-01-01 was a Thursday.
-    columns["weekend"] = float((now_us // DAY_US + 3) % 7 >= 5)
+    weekday = int(now_us // DAY_US + 3) % 7  # 1970-01-01 was a Thursday
+    columns["weekday_sin"] = np.sin(2 * np.pi * weekday / 7)
+    columns["weekday_cos"] = np.cos(2 * np.pi * weekday / 7)
+    columns["weekend"] = float(weekday >= 5)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.rooms.events import EventBatch
-from recsys.rooms.params import SECOND_US
+from recsys.rooms.params import SECOND_US, StateParams
 from recsys.types import Behaviour, FloatArray, LongArray
 
 
@@ -27,17 +27,23 @@ class Outcomes:
     bought: FloatArray
 
 
-def outcomes(events: EventBatch, visits: LongArray, as_of_us: int, buy_wait_s: float) -> Outcomes:
+def outcomes(
+    events: EventBatch, visits: LongArray, state: StateParams, as_of_us: int, buy_wait_s: float
+) -> Outcomes:
     """Read off the log what its visits came to.
 
     Args:
         events: the log in time order.
         visits: (V,) rows of visits of rooms.
+        state: what is a visit, and what tells its length.
         as_of_us: the log's end; a view that was not over by then has no length yet.
         buy_wait_s: a purchase this long after the visit began still came of it; what a visit later than that
             before the end comes to is not known yet.
     """
-    dwell_s = _dwell_s(events, visits, as_of_us)
+    if state.length == "view" or state.leave is None:
+        dwell_s = _view_s(events, visits, as_of_us)
+    else:
+        dwell_s = _until_left_s(events, visits, state.visit, state.leave)
     usual = np.nanmedian(dwell_s) if np.isfinite(dwell_s).any() else 0.0
     stayed = dwell_s / np.maximum(dwell_s + usual, 1e-9)
     return Outcomes(
@@ -45,7 +51,7 @@ def outcomes(events: EventBatch, visits: LongArray, as_of_us: int, buy_wait_s: f
     )
 
 
-def _dwell_s(events: EventBatch, visits: LongArray, as_of_us: int) -> FloatArray:
+def _view_s(events: EventBatch, visits: LongArray, as_of_us: int) -> FloatArray:
     """(V,) length of the view that the user began at the visit's moment."""
     dwell_s = np.full(len(visits), np.nan, dtype=np.float32)
     over_us = events.timestamp_us + np.nan_to_num(events.duration_s).astype(np.float64) * SECOND_US
@@ -62,22 +68,48 @@ def _dwell_s(events: EventBatch, visits: LongArray, as_of_us: int) -> FloatArray
     return dwell_s
 
 
+def _until_left_s(events: EventBatch, visits: LongArray, visit: Behaviour, leave: Behaviour) -> FloatArray:
+    """(V,) from the visit to the user's next leaving of the room, unless they come to it again before."""
+    in_room = events.room_idx >= 0
+    left = _next(events, visits, np.flatnonzero((events.behaviour == leave.code) & in_room))
+    # A visit at the very moment of this one is this one.
+    again = _next(events, visits, np.flatnonzero((events.behaviour == visit.code) & in_room), later=True)
+    at_us = events.timestamp_us
+    dwell_s = np.full(len(visits), np.nan, dtype=np.float32)
+    known = (left >= 0) & ((again < 0) | (at_us[left] <= at_us[again]))
+    dwell_s[known] = (at_us[left[known]] - at_us[visits[known]]) / SECOND_US
+    return dwell_s
+
+
 def _bought(events: EventBatch, visits: LongArray, as_of_us: int, wait_us: int) -> FloatArray:
     """(V,) whether the user bought in the room at the visit's moment or up to `wait_us` after it."""
     sales = np.flatnonzero((events.behaviour == Behaviour.PURCHASE.code) & (events.room_idx >= 0))
-    rows = np.concatenate([sales, visits])
-    at_us = events.timestamp_us[rows]
-    pair = events.user_idx[rows].astype(np.int64) << 32 | events.room_idx[rows].astype(np.int64)
-    _, pair = np.unique(pair, return_inverse=True)
-    moments, place = np.unique(at_us, return_inverse=True)
-    key = pair.astype(np.int64) * len(moments) + place
-    order = np.argsort(key[: len(sales)], kind="stable")
-    following = np.searchsorted(key[: len(sales)][order], key[len(sales) :], side="left")
-    bought = np.zeros(len(visits), dtype=np.float32)
-    has = np.flatnonzero(following < len(sales))
-    sale, visit = order[following[has]], len(sales) + has
-    soon = (pair[sale] == pair[visit]) & (at_us[sale] - at_us[visit] <= wait_us)
-    bought[has[soon]] = 1.0
+    sale, at_us = _next(events, visits, sales), events.timestamp_us
+    bought = ((sale >= 0) & (at_us[sale] - at_us[visits] <= wait_us)).astype(np.float32)
     # Those who have bought by then are no fair sample of those who will have.
-    bought[events.timestamp_us[visits] + wait_us >= as_of_us] = np.nan
+    bought[at_us[visits] + wait_us >= as_of_us] = np.nan
     return bought
+
+
+def _next(events: EventBatch, visits: LongArray, rows: LongArray, *, later: bool = False) -> LongArray:
+    """(V,) the first of `rows` of the visit's user and room at its moment or after it, -1 for none.
+
+    Args:
+        events: the log.
+        visits: (V,) rows.
+        rows: (N,) rows to look among.
+        later: not at its moment.
+    """
+    both = np.concatenate([rows, visits])
+    pair = events.user_idx[both].astype(np.int64) << 32 | events.room_idx[both].astype(np.int64)
+    _, pair = np.unique(pair, return_inverse=True)
+    moments, place = np.unique(events.timestamp_us[both], return_inverse=True)
+    key = pair.astype(np.int64) * len(moments) + place
+    n = len(rows)
+    order = np.argsort(key[:n], kind="stable")
+    at = np.searchsorted(key[:n][order], key[n:], side="right" if later else "left")
+    found = np.full(len(visits), -1, dtype=np.int64)
+    has = np.flatnonzero(at < n)
+    same = pair[order[at[has]]] == pair[n + has]
+    found[has[same]] = rows[order[at[has[same]]]]
+    return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from recsys.types import Behaviour, Params
@@ -21,6 +23,7 @@ class StateParams(Params):
         visit: the behaviour that counts as one visit of a room; a log that writes an `enter` and a `view` for
             the same visit must not count it twice.
         leave: the behaviour that ends a visit; None means that it ends with its view.
+        length: what tells how long a visit was: its view, or `leave` where the log's views have no length.
         room_half_lives_s: of a room's counters.
         pair_half_lives_days: of what is remembered of a user with a streamer.
         popularity_half_lives_h: of a streamer's counters.
@@ -36,11 +39,12 @@ class StateParams(Params):
         max_rooms: rooms live at once; one more takes the place of the longest silent.
         max_pairs: user-streamer memories in all.
         max_streamers_a_user: user-streamer memories of one user; one more replaces the least recently used.
-        max_watching: views under way whose length is not known yet.
+        max_watching: visits under way whose length is not known yet.
     """
 
     visit: Behaviour = Behaviour.ENTER
     leave: Behaviour | None = Behaviour.LEAVE
+    length: Literal["view", "leave"] = "view"
     room_half_lives_s: tuple[float, ...] = (30.0, 300.0, 3600.0)
     pair_half_lives_days: tuple[float, ...] = (1.0, 7.0, 30.0)
     popularity_half_lives_h: tuple[float, ...] = (1.0, 24.0, 168.0)

@@ -6,7 +6,6 @@ It is told what happens (`room_started`, `on_air`, `observe_many`, `advance`) an
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Mapping
 from enum import IntEnum
 
@@ -17,7 +16,8 @@ from recsys.rooms.decay import DecayedSums
 from recsys.rooms.events import EventBatch
 from recsys.rooms.live_rooms import LiveRooms, RoomCounter
 from recsys.rooms.memory import FOLLOWS, HIDDEN, NEVER_US, PairCounter, PairMemory, Recent
-from recsys.rooms.params import SECOND_US, StateParams
+from recsys.rooms.params import StateParams
+from recsys.rooms.under_way import Lengths, RoomsEntered, ViewsUnderWay
 from recsys.types import BEHAVIOURS, Behaviour, BoolArray, LongArray
 
 _ENGAGEMENT = (
@@ -113,7 +113,8 @@ class LiveState:
         )
         self.first_seen_us = np.full(0, np.iinfo(np.int64).max, dtype=np.int64)
         self.items = DecayedSums(len(ItemCounter), tuple(h * hour_s for h in self.params.item_half_lives_h))
-        self._watching: list[tuple[int, int, int, int, float]] = []  # end_us, user, streamer, room, seconds
+        self._views = ViewsUnderWay(self.params.max_watching)
+        self._entered = RoomsEntered(self.params.max_watching)
         room_columns = dict(_ROOM_COLUMN) | {self.params.visit: RoomCounter.JOIN}
         if self.params.leave is not None:
             room_columns[self.params.leave] = RoomCounter.LEAVE
@@ -153,11 +154,7 @@ class LiveState:
         A clock that runs backwards is held: nothing becomes unknown again.
         """
         self.now_us = max(self.now_us, now_us)
-        over = []
-        while self._watching and self._watching[0][0] < self.now_us:
-            over.append(heapq.heappop(self._watching))
-        if over:
-            self._learn_dwell(over)
+        self._learn_dwell(self._views.over(self.now_us))
         self.rooms.end_silent(self.now_us)
 
     def forget(self, user: int) -> None:
@@ -169,8 +166,8 @@ class LiveState:
         if user < len(self.last_visit_us):
             self.users.values[user] = 0.0
             self.last_visit_us[user] = NEVER_US
-        self._watching = [view for view in self._watching if view[1] != user]
-        heapq.heapify(self._watching)
+        self._views.forget(user)
+        self._entered.forget(user)
 
     # Events, many at a time.
 
@@ -258,8 +255,13 @@ class LiveState:
             np.minimum.at(self.first_seen_us, visits.streamer_idx, visits.timestamp_us)
         sold = events.where(met & (code == Behaviour.PURCHASE.code))
         self.streamers.add(sold.streamer_idx, StreamerCounter.PURCHASE, sold.timestamp_us)
-        views = events.where(met & (code == Behaviour.VIEW.code) & np.isfinite(events.duration_s))
-        self._watch(views)
+        if self.params.length == "view":
+            self._views.add(
+                events.where(met & (code == Behaviour.VIEW.code) & np.isfinite(events.duration_s))
+            )
+        elif self.params.leave is not None:
+            enters, leaves = self.params.visit.code, self.params.leave.code
+            self._learn_dwell(self._entered.pass_on(events, enters=enters, leaves=leaves))
 
     def _push(self, ring: Recent, events: EventBatch) -> None:
         item = np.where(events.item_idx >= 0, events.item_idx, events.on_air_idx).astype(np.int32)
@@ -279,37 +281,22 @@ class LiveState:
         says = (code == Behaviour.FOLLOW.code) | (code == Behaviour.HIDE.code)
         self.pairs.relation[rows[says]] = np.where(code[says] == Behaviour.HIDE.code, HIDDEN, FOLLOWS)
 
-    def _watch(self, views: EventBatch) -> None:
-        over_us = views.timestamp_us + (views.duration_s.astype(np.float64) * SECOND_US).astype(np.int64)
-        for view in zip(
-            over_us.tolist(),
-            views.user_idx.tolist(),
-            views.streamer_idx.tolist(),
-            views.room_idx.tolist(),
-            views.duration_s.tolist(),
-            strict=True,
-        ):
-            if len(self._watching) >= self.params.max_watching:
-                return
-            heapq.heappush(self._watching, view)
-
-    def _learn_dwell(self, over: list[tuple[int, int, int, int, float]]) -> None:
-        table = np.array(over, dtype=np.float64)
-        over_us = np.array([view[0] for view in over], dtype=np.int64)
-        user, streamer, room = (table[:, column].astype(np.int32) for column in (1, 2, 3))
-        dwell_s = table[:, 4]
-        rows = self.pairs.find(user, streamer)
+    def _learn_dwell(self, over: Lengths) -> None:
+        if not len(over):
+            return
+        rows = self.pairs.find(over.user, over.streamer)
         kept = rows >= 0
-        self.pairs.sums.add(rows[kept], PairCounter.DWELL_S, over_us[kept], dwell_s[kept])
-        short = kept & (dwell_s < self.params.bounce_s)
-        self.pairs.sums.add(rows[short], PairCounter.BOUNCE, over_us[short])
-        self.streamers.add(streamer, StreamerCounter.DWELL_S, over_us, dwell_s)
+        self.pairs.sums.add(rows[kept], PairCounter.DWELL_S, over.over_us[kept], over.dwell_s[kept])
+        short = kept & (over.dwell_s < self.params.bounce_s)
+        self.pairs.sums.add(rows[short], PairCounter.BOUNCE, over.over_us[short])
+        met = over.streamer >= 0
+        self.streamers.add(over.streamer[met], StreamerCounter.DWELL_S, over.over_us[met], over.dwell_s[met])
         if self.params.leave is None:
-            place = self.rooms.rows(room)
+            place = self.rooms.rows(over.room)
             live = place >= 0
-            self.rooms.counters.add(place[live], RoomCounter.LEAVE, over_us[live])
+            self.rooms.counters.add(place[live], RoomCounter.LEAVE, over.over_us[live])
             np.add.at(self.rooms.viewers, place[live], -1.0)
-            self.rooms.audience.go(place[live], user[live], over_us[live])
+            self.rooms.audience.go(place[live], over.user[live], over.over_us[live])
 
     def _reach_users(self, user: int) -> None:
         if user >= len(self.last_visit_us):
@@ -341,8 +328,7 @@ class LiveState:
                 parts[f"{name}_{column}"] = getattr(ring, column)
         parts["last_visit_us"] = self.last_visit_us
         parts["first_seen_us"] = self.first_seen_us
-        parts["watching"] = np.array([view[:4] for view in self._watching], dtype=np.int64).reshape(-1, 4)
-        parts["watching_s"] = np.array([view[4] for view in self._watching], dtype=np.float64)
+        parts |= self._views.to_parts() | self._entered.to_parts()
         parts["now_us"] = np.array([self.now_us], dtype=np.int64)
         return parts
 
@@ -362,8 +348,7 @@ class LiveState:
                 setattr(ring, column, np.array(parts[f"{name}_{column}"]))
         state.last_visit_us = np.array(parts["last_visit_us"], dtype=np.int64)
         state.first_seen_us = np.array(parts["first_seen_us"], dtype=np.int64)
-        views = zip(parts["watching"].tolist(), parts["watching_s"].tolist(), strict=True)
-        state._watching = [(*view, seconds) for view, seconds in views]
-        heapq.heapify(state._watching)
+        state._views.load_parts(parts)
+        state._entered.load_parts(parts)
         state.now_us = int(parts["now_us"][0])
         return state

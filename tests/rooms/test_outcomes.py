@@ -12,10 +12,12 @@ from recsys.rooms.features import FEATURES
 from recsys.rooms.network import TARGETS, RoomNetwork, TargetWeights
 from recsys.rooms.network_training import Attributes, NetworkParams, fit_network
 from recsys.rooms.outcomes import outcomes
+from recsys.rooms.params import StateParams
 from recsys.types import Behaviour
 from tests.rooms.conftest import batch, us
 
 WAIT_S = 1_800.0
+VIEWS, LEAVES = StateParams(), StateParams(length="leave")
 
 
 def test_length_is_known_only_of_views_that_are_over() -> None:
@@ -25,10 +27,25 @@ def test_length_is_known_only_of_views_that_are_over() -> None:
         (Behaviour.VIEW, us("10:58:00"), {"user": 0, "room": 1, "duration_s": 600.0}),
         (Behaviour.ENTER, us("10:59:00"), {"user": 1, "room": 0}),
     )
-    found = outcomes(events, np.arange(4), us("11:00:00"), WAIT_S)
+    found = outcomes(events, np.arange(4), VIEWS, us("11:00:00"), WAIT_S)
     np.testing.assert_array_equal(found.dwell_s, [60.0, 180.0, np.nan, np.nan])
     # The median of what is known is 120 s.
     np.testing.assert_allclose(found.stayed, [60 / 180, 180 / 300, np.nan, np.nan])
+
+
+def test_where_views_have_no_length_leaving_tells_it() -> None:
+    events = batch(
+        (Behaviour.ENTER, us("10:00:00"), {"user": 0, "room": 0}),
+        (Behaviour.ENTER, us("10:00:00"), {"user": 1, "room": 0}),
+        (Behaviour.LEAVE, us("10:01:00"), {"user": 0, "room": 1}),
+        (Behaviour.LEAVE, us("10:05:00"), {"user": 0, "room": 0}),
+        (Behaviour.ENTER, us("10:10:00"), {"user": 0, "room": 0}),
+        (Behaviour.ENTER, us("10:20:00"), {"user": 0, "room": 0}),
+        (Behaviour.LEAVE, us("10:21:00"), {"user": 0, "room": 0}),
+    )
+    found = outcomes(events, np.array([0, 1, 4, 5]), LEAVES, us("11:00:00"), WAIT_S)
+    # Left; never left; come again before leaving; left.
+    np.testing.assert_array_equal(found.dwell_s, [300.0, np.nan, np.nan, 60.0])
 
 
 def test_a_purchase_counts_for_the_visit_that_it_came_of() -> None:
@@ -41,7 +58,7 @@ def test_a_purchase_counts_for_the_visit_that_it_came_of() -> None:
         (Behaviour.PURCHASE, us("10:36:00"), {"user": 0, "room": 1, "item": 0}),
         (Behaviour.PURCHASE, us("10:40:00"), {"user": 1, "item": 0}),
     )
-    found = outcomes(events, np.array([1, 2, 3]), us("12:00:00"), WAIT_S)
+    found = outcomes(events, np.array([1, 2, 3]), VIEWS, us("12:00:00"), WAIT_S)
     # Bought before it, bought within the half hour, bought a minute too late.
     np.testing.assert_array_equal(found.bought, [0.0, 1.0, 0.0])
 
@@ -53,14 +70,14 @@ def test_a_purchase_that_may_still_come_is_unknown() -> None:
         (Behaviour.ENTER, us("10:50:00"), {"user": 1, "room": 1}),
         (Behaviour.PURCHASE, us("10:51:00"), {"user": 1, "room": 1, "item": 0}),
     )
-    found = outcomes(events, np.array([0, 1, 2]), us("11:00:00"), WAIT_S)
+    found = outcomes(events, np.array([0, 1, 2]), VIEWS, us("11:00:00"), WAIT_S)
     # Known of the last half hour are only those who did buy: a label of them alone would be always 1.
     np.testing.assert_array_equal(found.bought, [0.0, np.nan, np.nan])
 
 
 def test_a_log_without_views_or_sales_has_no_outcome() -> None:
     events = batch((Behaviour.ENTER, us("10:00:00"), {"user": 0, "room": 0}))
-    found = outcomes(events, np.array([0]), us("12:00:00"), WAIT_S)
+    found = outcomes(events, np.array([0]), VIEWS, us("12:00:00"), WAIT_S)
     assert np.isnan(found.dwell_s).all()
     assert np.isnan(found.stayed).all()
     np.testing.assert_array_equal(found.bought, [0.0])

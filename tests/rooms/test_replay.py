@@ -149,7 +149,11 @@ def test_requests_that_break_the_contract_are_refused(make_dataset: Make, evenin
 
 def test_what_counts_as_a_visit_is_read_off_the_log(make_dataset: Make, evening: dict[str, Rows]) -> None:
     params = state_params_of(make_dataset(**evening))
-    assert (params.visit, params.leave) == (Behaviour.ENTER, None)
+    assert (params.visit, params.leave, params.length) == (Behaviour.ENTER, None, "view")
+    untimed = [{key: row[key] for key in row if key != "duration_s"} for row in evening["events"]]
+    left = [row | {"event": "leave"} for row in untimed if row["event"] == "view"]
+    params = state_params_of(make_dataset(**(evening | {"events": [*untimed, *left]})))
+    assert (params.leave, params.length) == (Behaviour.LEAVE, "leave")
 
 
 def test_a_long_jump_forgets_no_view(make_dataset: Make, monkeypatch: pytest.MonkeyPatch) -> None:

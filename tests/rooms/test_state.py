@@ -322,3 +322,47 @@ def test_of_following_and_hiding_the_last_counts_in_a_batch_as_one_by_one(
     wanted = HIDDEN if order[1] is Behaviour.HIDE else FOLLOWS
     for state in (together, singly):
         assert state.pairs.relation[state.pairs.of_user(0)[1]].tolist() == [wanted]
+
+
+def test_where_views_have_no_length_leaving_tells_what_viewing_would() -> None:
+    """The same evening logged both ways, in one batch and one by one, and handed on halfway."""
+    visits = [(0, 3, 5, "10:00:00", 600.0), (1, 3, 5, "10:01:00", 20.0), (0, 4, 6, "10:15:00", 90.0)]
+    by_view, by_leave = [], []
+    for user, streamer, room, time, seconds in visits:
+        who = {"user": user, "streamer": streamer, "room": room}
+        begin_us = us(time)
+        over_us = begin_us + round(seconds * 1e6)
+        both = [(ENTER, begin_us, who)]
+        by_view += [*both, (VIEW, begin_us, who | {"duration_s": seconds}), (LEAVE, over_us, who)]
+        by_leave += [*both, (LEAVE, over_us, who)]
+    by_view.sort(key=lambda row: row[1])
+    by_leave.sort(key=lambda row: row[1])
+    end_us = us("10:30:00")
+
+    def dwelt(state: LiveState) -> list[float]:
+        state.advance(end_us)
+        rows = np.concatenate([state.pairs.of_user(user)[1] for user in (0, 1)])
+        sums = state.pairs.sums.read(rows, end_us)
+        return [*sums[:, PairCounter.DWELL_S, -1], *sums[:, PairCounter.BOUNCE, -1]]
+
+    viewed = LiveState(StateParams(length="view"))
+    viewed.observe_many(batch(*by_view))
+    left = LiveState(StateParams(length="leave"))
+    left.observe_many(batch(*by_leave))
+    singly = LiveState(StateParams(length="leave"))
+    for n, row in enumerate(by_leave):
+        singly.observe_many(batch(row))
+        if n == 2:
+            singly = LiveState.from_parts(singly.params, singly.to_parts())
+    wanted = dwelt(viewed)
+    assert wanted[0] > 590
+    np.testing.assert_allclose(dwelt(left), wanted, rtol=1e-6)
+    np.testing.assert_allclose(dwelt(singly), wanted, rtol=1e-6)
+
+
+def test_who_never_leaves_takes_no_room_for_good() -> None:
+    state = LiveState(StateParams(length="leave", max_watching=3))
+    for user in range(5):
+        state.observe_many(batch((ENTER, us("10:00:00"), {"user": user, "streamer": 3, "room": 5})))
+    state.forget(4)
+    assert state.to_parts()["entered"][:, 0].tolist() == [2, 3]
