@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 
 from recsys.data.dataset import Dataset
 from recsys.rooms.events import EventBatch
+from recsys.rooms.showcases import NEVER_ENDS_US, AirChanges, air_changes
 from recsys.rooms.state import LiveState
 from recsys.types import IntArray, LongArray
 
-_NEVER = np.iinfo(np.int64).max
 #: Most events handed to the state at once.
 _CHUNK = 65_536
 
@@ -64,12 +64,13 @@ class LogFeed:
         """
         maps = maps or IndexMaps.identity(dataset)
         first_us = np.iinfo(np.int64).min if after_us is None else after_us
-        self.events = _mapped(_events(dataset), maps)
+        showcases = _showcases(dataset)
+        self.events = _mapped(_events(dataset, showcases), maps)
         self._starts = _room_starts(dataset, categories, maps, first_us)
         self._ends = _room_ends(dataset, maps, first_us)
-        self._aired, self._unaired = _showcases(dataset, maps, first_us)
+        self._air_changes = _air_changes(showcases, maps, first_us)
         self._event = int(np.searchsorted(self.events.timestamp_us, first_us, side="left"))
-        self._start = self._end = self._air = self._unair = 0
+        self._start = self._end = self._air = 0
 
     def advance(self, state: LiveState, at_us: int) -> None:
         """Tell the state everything that is known at `at_us` and that it was not told before."""
@@ -89,23 +90,24 @@ class LogFeed:
         starts = self._starts
         while self._start < len(starts.at_us) and starts.at_us[self._start] <= at_us:
             n = self._start
-            state.room_started(starts.room[n], starts.other[n], starts.at_us[n], category=starts.category[n])
+            room, streamer, category = starts.room[n], starts.streamer[n], starts.category[n]
+            state.room_started(room, streamer, starts.at_us[n], category=category)
             self._start += 1
 
     def _play_showcases(self, state: LiveState, at_us: int) -> None:
-        """Products on air before `at_us`, and off it by then; of two at one moment the end comes first."""
-        aired, unaired = self._aired, self._unaired
-        while True:
-            on_us = aired.at_us[self._air] if self._air < len(aired.at_us) else _NEVER
-            off_us = unaired.at_us[self._unair] if self._unair < len(unaired.at_us) else _NEVER
-            if off_us <= on_us and off_us <= at_us:
-                state.off_air(unaired.room[self._unair], unaired.other[self._unair])
-                self._unair += 1
-            elif on_us < at_us:
-                state.on_air(aired.room[self._air], aired.other[self._air], on_us)
-                self._air += 1
-            else:
+        """Products on air before `at_us`, and off it by then."""
+        changes = self._air_changes
+        while self._air < len(changes.at_us):
+            n = self._air
+            known = changes.at_us[n] < at_us or (changes.at_us[n] == at_us and changes.by_end[n])
+            if not known:
                 return
+            room = changes.room[n]
+            if changes.by_end[n]:
+                state.off_air(room, state.item_on_air(room))
+            if changes.item[n] >= 0:
+                state.on_air(room, changes.item[n], changes.since_us[n])
+            self._air += 1
 
     def _play_ends(self, state: LiveState, at_us: int) -> None:
         ends = self._ends
@@ -115,31 +117,43 @@ class LogFeed:
 
 
 @dataclass(frozen=True)
-class _Changes:
-    """Changes in time order as plain lists, which are read one by one; `other` is a streamer or a product."""
+class _Starts:
+    """Rooms that begin, in time order, as plain lists, which are read one by one."""
 
     at_us: list[int]
     room: list[int]
-    other: list[int]
+    streamer: list[int]
     category: list[int]
 
 
-def _changes(at_us: LongArray, room: IntArray, other: IntArray, category: IntArray | None = None) -> _Changes:
-    order = np.argsort(at_us, kind="stable")
-    if category is None:
-        category = np.full(len(at_us), -1, dtype=np.int32)
-    return _Changes(*(column[order].tolist() for column in (at_us, room, other, category)))
+@dataclass(frozen=True)
+class _Ends:
+    """Rooms that end, in time order."""
+
+    at_us: list[int]
+    room: list[int]
+
+
+@dataclass(frozen=True)
+class _AirChanges:
+    """`AirChanges` as plain lists, which are read one by one."""
+
+    at_us: list[int]
+    room: list[int]
+    item: list[int]
+    since_us: list[int]
+    by_end: list[bool]
 
 
 def _times(column: pa.ChunkedArray | pa.Array | None, n: int) -> LongArray:
     """(n,) microseconds since the epoch; the greatest int64 where there is none."""
     if column is None:
-        return np.full(n, _NEVER, dtype=np.int64)
-    filled = pc.fill_null(pc.cast(pc.cast(column, pa.timestamp("us")), pa.int64()), _NEVER)
+        return np.full(n, NEVER_ENDS_US, dtype=np.int64)
+    filled = pc.fill_null(pc.cast(pc.cast(column, pa.timestamp("us")), pa.int64()), NEVER_ENDS_US)
     return np.asarray(filled.to_numpy(), dtype=np.int64)
 
 
-def _room_starts(dataset: Dataset, categories: Mapping[str, int], maps: IndexMaps, first_us: int) -> _Changes:
+def _room_starts(dataset: Dataset, categories: Mapping[str, int], maps: IndexMaps, first_us: int) -> _Starts:
     rooms = dataset.rooms
     start_us = _times(rooms.table["started_at"], len(rooms))
     streamer = maps.streamer[room_streamers(dataset)] if len(rooms) else np.zeros(0, np.int32)
@@ -147,8 +161,9 @@ def _room_starts(dataset: Dataset, categories: Mapping[str, int], maps: IndexMap
     codes = np.full(len(rooms), -1, dtype=np.int32)
     if names is not None:
         codes[:] = [categories.get(name, -1) for name in names.to_pylist()]
-    own = (start_us >= first_us) & (start_us < _NEVER)
-    return _changes(start_us[own], maps.room[own], streamer[own], codes[own])
+    own = np.flatnonzero((start_us >= first_us) & (start_us < NEVER_ENDS_US))
+    own = own[np.argsort(start_us[own], kind="stable")]
+    return _Starts(*(column[own].tolist() for column in (start_us, maps.room, streamer, codes)))
 
 
 def room_streamers(dataset: Dataset) -> IntArray:
@@ -164,26 +179,40 @@ def room_streamers(dataset: Dataset) -> IntArray:
     return np.where(named >= 0, named, of_room).astype(np.int32)
 
 
-def _room_ends(dataset: Dataset, maps: IndexMaps, first_us: int) -> _Changes:
+def _room_ends(dataset: Dataset, maps: IndexMaps, first_us: int) -> _Ends:
     end_us = _times(dataset.rooms.table["ended_at"], len(dataset.rooms))
     start_us = _times(dataset.rooms.table["started_at"], len(dataset.rooms))
     # An end before the start is a slip of the log: the room ends by silence.
-    own = (end_us >= first_us) & (end_us < _NEVER) & ((start_us == _NEVER) | (end_us >= start_us))
-    return _changes(end_us[own], maps.room[own], maps.room[own])
+    own = np.flatnonzero((end_us >= first_us) & (end_us < NEVER_ENDS_US))
+    own = own[(start_us[own] == NEVER_ENDS_US) | (end_us[own] >= start_us[own])]
+    own = own[np.argsort(end_us[own], kind="stable")]
+    return _Ends(end_us[own].tolist(), maps.room[own].tolist())
 
 
-def _showcases(dataset: Dataset, maps: IndexMaps, first_us: int) -> tuple[_Changes, _Changes]:
+def _showcases(dataset: Dataset) -> AirChanges:
     table = dataset.showcases
-    start_us, end_us = _times(table["started_at"], len(table)), _times(table["ended_at"], len(table))
-    room = maps.room[table["room_idx"].to_numpy()]
-    item = maps.item[table["item_idx"].to_numpy()]
-    begun = start_us >= first_us
-    over = (end_us >= first_us) & (end_us < _NEVER)
-    return _changes(start_us[begun], room[begun], item[begun]), _changes(end_us[over], room[over], item[over])
+    return air_changes(
+        table["room_idx"].to_numpy(),
+        table["item_idx"].to_numpy(),
+        _times(table["started_at"], len(table)),
+        _times(table["ended_at"], len(table)),
+    )
 
 
-def _events(dataset: Dataset) -> EventBatch:
+def _air_changes(changes: AirChanges, maps: IndexMaps, first_us: int) -> _AirChanges:
+    own = changes.at_us >= first_us
+    return _AirChanges(
+        at_us=changes.at_us[own].tolist(),
+        room=_spelt(changes.room[own], maps.room).tolist(),
+        item=_spelt(changes.item[own], maps.item).tolist(),
+        since_us=changes.since_us[own].tolist(),
+        by_end=changes.by_end[own].tolist(),
+    )
+
+
+def _events(dataset: Dataset, showcases: AirChanges) -> EventBatch:
     events = dataset.events
+    on_air = showcases.at(events.room_idx, events.timestamp_us)
     return EventBatch(
         timestamp_us=events.timestamp_us,
         behaviour=events.behaviour,
@@ -191,44 +220,25 @@ def _events(dataset: Dataset) -> EventBatch:
         streamer_idx=events.streamer_idx,
         room_idx=events.room_idx,
         item_idx=events.item_idx,
-        on_air_idx=_on_air(dataset),
+        on_air_idx=on_air,
         duration_s=events.duration_s,
     )
-
-
-def _on_air(dataset: Dataset) -> IntArray:
-    """(N,) the product on air in each event's room at its moment: the one begun last if not over, or -1."""
-    events, table = dataset.events, dataset.showcases
-    on_air = np.full(len(events), -1, dtype=np.int32)
-    rows = np.flatnonzero(events.room_idx >= 0)
-    if not len(table) or not len(rows):
-        return on_air
-    room, item = table["room_idx"].to_numpy(), table["item_idx"].to_numpy()
-    start_us, end_us = _times(table["started_at"], len(table)), _times(table["ended_at"], len(table))
-    moments, place = np.unique(np.concatenate([start_us, events.timestamp_us[rows]]), return_inverse=True)
-    key = room.astype(np.int64) * len(moments) + place[: len(table)]
-    order = np.argsort(key, kind="stable")
-    asked = events.room_idx[rows].astype(np.int64) * len(moments) + place[len(table) :]
-    last = np.searchsorted(key[order], asked, side="right") - 1
-    found = order[np.maximum(last, 0)]
-    fits = (last >= 0) & (room[found] == events.room_idx[rows]) & (end_us[found] > events.timestamp_us[rows])
-    on_air[rows[fits]] = item[found[fits]]
-    return on_air
 
 
 def _mapped(events: EventBatch, maps: IndexMaps) -> EventBatch:
-    def spelt(index: IntArray, table: IntArray) -> IntArray:
-        if not len(table):
-            return index
-        return np.where(index >= 0, table[np.maximum(index, 0)], -1).astype(np.int32)
-
     return EventBatch(
         timestamp_us=events.timestamp_us,
         behaviour=events.behaviour,
-        user_idx=spelt(events.user_idx, maps.user),
-        streamer_idx=spelt(events.streamer_idx, maps.streamer),
-        room_idx=spelt(events.room_idx, maps.room),
-        item_idx=spelt(events.item_idx, maps.item),
-        on_air_idx=spelt(events.on_air_idx, maps.item),
+        user_idx=_spelt(events.user_idx, maps.user),
+        streamer_idx=_spelt(events.streamer_idx, maps.streamer),
+        room_idx=_spelt(events.room_idx, maps.room),
+        item_idx=_spelt(events.item_idx, maps.item),
+        on_air_idx=_spelt(events.on_air_idx, maps.item),
         duration_s=events.duration_s,
     )
+
+
+def _spelt(index: IntArray, table: IntArray) -> IntArray:
+    if not len(table):
+        return index
+    return np.where(index >= 0, table[np.maximum(index, 0)], -1).astype(np.int32)
