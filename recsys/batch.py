@@ -17,7 +17,7 @@ from recsys.hot.params import Horizon, HotParams, HotTarget
 from recsys.hot.score import HotScores, score_hot
 from recsys.product_sections import read_catalogue
 from recsys.room_sections import read_rooms
-from recsys.rooms.replay import KnownIds, replay
+from recsys.rooms.replay import KnownIds, moments_us, replay
 from recsys.tables import check_out, read_table, write_table
 from recsys.types import Progress
 
@@ -102,6 +102,11 @@ def replay_rooms(
     """
     check_out(out)
     asked = read_table(requests, ("user_id", "at"))
+    try:
+        # Before the log is prepared, which takes longer.
+        moments_us(asked["at"])
+    except DataError as error:
+        raise DataError(f"{requests}: {error}") from error
     opened = open_bundle(bundle)
     parts = read_rooms(opened)
     if parts is None:

@@ -34,21 +34,14 @@ class ExploreParams(Params):
 NO_FLOORS = ExploreParams(new=0.0, fresh=0.0)
 
 
-def explored(params: ExploreParams, state: LiveState, user: int, rows: IntArray, *, k: int) -> IntArray:
-    """(min(k, R),) places in `rows` of the list to show, in its order.
+def unknown_kinds(params: ExploreParams, state: LiveState, user: int) -> list[tuple[float, BoolArray]]:
+    """The floor of each kind, and which of the n live rooms are of it (n,).
 
     Args:
         params: the floors.
         state: advanced to the moment of asking.
         user: user_idx; -1 for somebody unknown, to whom every streamer is new.
-        rows: (R,) rows of `state.rooms`, best first.
-        k: length of the list.
     """
-    return with_floors([(share, kind[rows]) for share, kind in unknown_kinds(params, state, user)], k=k)
-
-
-def unknown_kinds(params: ExploreParams, state: LiveState, user: int) -> list[tuple[float, BoolArray]]:
-    """The floor of each kind, and which of the n live rooms are of it (n,)."""
     streamers = state.rooms.streamer_idx[: len(state.rooms)]
     met, memory_rows = state.pairs.of_user(user)
     visited = np.zeros(len(state.first_seen_us), dtype=bool)

@@ -170,9 +170,9 @@ def moments_us(at: pa.ChunkedArray | pa.Array) -> LongArray:
             at = _of_numbers(at)
         at = pc.cast(pc.cast(at, pa.timestamp("us", tz=getattr(at.type, "tz", None)), safe=False), pa.int64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
-        raise DataError(f"requests: `at` holds a value that is no time: {error}") from error
+        raise DataError(f"`at` holds a value that is no time: {error}") from error
     if at.null_count:
-        raise DataError(f"requests: `at` is empty in {at.null_count} rows; every request needs its moment")
+        raise DataError(f"`at` is empty in {at.null_count} rows; every request needs its moment")
     return np.asarray(at.to_numpy(zero_copy_only=False), dtype=np.int64)
 
 

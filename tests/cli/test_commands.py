@@ -251,6 +251,15 @@ class TestBadInput:
         assert run("recommend", work / "bundle", "--users", tmp_path / "users.csv", "--out", out) == BAD_INPUT
         assert "required column 'user_id' is missing; found uid" in self.line(capsys)
 
+    def test_a_request_at_a_moment_that_is_none(self, work, tmp_path, capsys):
+        requests, out = tmp_path / "requests.csv", tmp_path / "rooms.csv"
+        requests.write_text("user_id,at\nu1,someday\n")
+        assert run("rooms", work / "bundle", work / "logs", "--requests", requests, "--out", out) == 2
+        said = self.line(capsys)
+        for part in ("requests.csv", "`at`", "someday"):
+            assert part in "".join(said.split())
+        assert not out.exists()
+
     def test_output_of_an_unknown_kind(self, work, tmp_path, capsys):
         (tmp_path / "users.csv").write_text("user_id\n1\n")
         out = tmp_path / "out.xlsx"

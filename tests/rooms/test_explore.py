@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.rooms.explore import NO_FLOORS, ExploreParams, explored, with_floors
+from recsys.rooms.explore import NO_FLOORS, ExploreParams, unknown_kinds, with_floors
 from recsys.rooms.state import LiveState
 from recsys.types import Behaviour
 from tests.rooms.conftest import batch, us
@@ -61,16 +61,21 @@ def state() -> LiveState:
     return state
 
 
+def shown(params: ExploreParams, state: LiveState, user: int, rows: np.ndarray, *, k: int) -> np.ndarray:
+    """Places in `rows`, best first, of a list of k, as the serving module fills them."""
+    return with_floors([(share, kind[rows]) for share, kind in unknown_kinds(params, state, user)], k=k)
+
+
 def test_new_and_fresh_streamers_of_a_state(state: LiveState) -> None:
     rows = np.arange(6, dtype=np.int32)
-    assert explored(NO_FLOORS, state, 0, rows, k=4).tolist() == [0, 1, 2, 3]
-    assert explored(ExploreParams(new=0.5, fresh=0.0), state, 0, rows, k=4).tolist() == [0, 4, 1, 5]
-    assert explored(ExploreParams(new=0.0, fresh=0.25), state, 0, rows, k=4).tolist() == [0, 1, 2, 5]
+    assert shown(NO_FLOORS, state, 0, rows, k=4).tolist() == [0, 1, 2, 3]
+    assert shown(ExploreParams(new=0.5, fresh=0.0), state, 0, rows, k=4).tolist() == [0, 4, 1, 5]
+    assert shown(ExploreParams(new=0.0, fresh=0.25), state, 0, rows, k=4).tolist() == [0, 1, 2, 5]
     # To somebody unknown all are new; the order stays.
-    assert explored(ExploreParams(new=0.5, fresh=0.0), state, -1, rows, k=4).tolist() == [0, 1, 2, 3]
+    assert shown(ExploreParams(new=0.5, fresh=0.0), state, -1, rows, k=4).tolist() == [0, 1, 2, 3]
 
 
 def test_a_streamer_that_only_showed_up_in_an_impression_is_new(state: LiveState) -> None:
     state.observe_many(batch((Behaviour.FOLLOW, us("10:03:00"), {"user": 0, "streamer": 5, "room": 5})))
     rows = np.array([0, 1, 2, 3, 5], dtype=np.int32)
-    assert explored(ExploreParams(new=0.5, fresh=0.0), state, 0, rows, k=2).tolist() == [0, 4]
+    assert shown(ExploreParams(new=0.5, fresh=0.0), state, 0, rows, k=2).tolist() == [0, 4]
