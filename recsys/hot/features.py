@@ -10,6 +10,8 @@ from scipy import sparse
 
 from recsys.hot import context_features as context
 from recsys.hot import demand_features as demand
+from recsys.hot.forerunners import at_the_same_age
+from recsys.hot.hours import pulse
 from recsys.hot.panel import Panel
 from recsys.hot.params import TargetParams
 from recsys.hot.windows import Samples
@@ -61,9 +63,11 @@ def build_features(
         ("breadth", lambda: demand.breadth(own, target, of_own)),
         ("price", lambda: demand.price(own, of_own)),
         ("funnel", lambda: demand.funnel(own, target, of_own)),
+        ("last hours", lambda: pulse(own.hours, of_own)),
         ("calendar", lambda: context.calendar(panel, target, samples)),
         ("last year", lambda: context.last_year(panel, target, samples)),
         ("groups", lambda: context.groups(panel, target, samples, memberships)),
+        ("forerunners", lambda: at_the_same_age(panel, target, samples, memberships)),
         ("promotions", lambda: context.promotions(panel, target, samples, memberships)),
     ]
     found: demand.Features = {}

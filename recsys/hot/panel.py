@@ -1,4 +1,4 @@
-"""The daily panel: what happened to every item on every day, from the log, as of a moment.
+"""The panel: what happened to every item on every day, and in live commerce in every hour, as of a moment.
 
 A cell is what was known at the end of its day and never changes after: a view's seconds are counted on the
 day on which it ended, a showcase's minutes on the day on which they passed. The panel as of an earlier day is
@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 
 from recsys.data.dataset import Dataset, from_us, to_us
 from recsys.errors import DataError
-from recsys.hot.queries import daily_activity, daily_airtime, daily_purchases
+from recsys.hot.hours import HOURS, Hours
+from recsys.hot.queries import daily_activity, daily_airtime, daily_purchases, hourly_activity
 from recsys.hot.stock import sold_out
 from recsys.hot.trust import DAMPED, Trust
 from recsys.types import BoolArray, FloatArray, IntArray
@@ -108,6 +109,7 @@ class Panel:
         observed: (D,) whether the log has that day; False inside a gap.
         promotions: announced before day D.
         trust: in the items' orders; `trust.DAMPED` channels count by it.
+        hours: the same hour by hour, where the log has live rooms.
     """
 
     first_day: date
@@ -119,6 +121,7 @@ class Panel:
     observed: BoolArray
     promotions: Promotions
     trust: Trust
+    hours: Hours | None = None
 
     @cached_property
     def censored(self) -> BoolArray | None:
@@ -149,6 +152,7 @@ class Panel:
             item_idx=place[self.item_idx[kept]],
             day=self.day[kept],
             channels={name: values[kept] for name, values in self.channels.items()},
+            hours=None if self.hours is None else self.hours.of_items(place),
         )
 
     def date_of(self, day: int) -> date:
@@ -210,15 +214,19 @@ def build_panel(
 
     def say(step: int, text: str) -> None:
         if progress is not None:
-            progress(step, 4, text)
+            progress(step, 5, text)
 
     say(0, "panel: purchases")
     tables = [daily_purchases(known)]
     say(1, "panel: views, carts and talk")
-    tables.append(daily_activity(known))
+    tables.extend(daily_activity(known))
     say(2, "panel: time on air")
     tables.append(daily_airtime(known))
-    say(3, "panel: joining")
+    hours = None
+    if len(known.rooms):
+        say(3, "panel: hour by hour")
+        hours = Hours.of_table(hourly_activity(known), first * HOURS, n_days * HOURS)
+    say(4, "panel: joining")
     n_items = len(known.items)
     item_idx, days, channels = _merge(tables, first, n_days)
     without = sold_out(item_idx, days, channels, n_days)
@@ -239,8 +247,9 @@ def build_panel(
         observed=observed_days(daily_events),
         promotions=_promotions(known, first, n_items),
         trust=trust,
+        hours=hours,
     )
-    say(4, "panel: done")
+    say(5, "panel: done")
     return panel
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import ibis.expr.types as ir
 
 DAY_S = 86_400
+HOUR_S = 3_600
 DAY_US = DAY_S * 1_000_000
 
 #: A buyer's purchases of the same item on so many days back count as repeats.
@@ -105,40 +106,69 @@ def daily_purchases(dataset: Dataset) -> pa.Table:
     return daily.to_pyarrow()
 
 
-def daily_activity(dataset: Dataset) -> pa.Table:
-    """item_idx, day (since the epoch) and the channels of everything but purchases.
+def daily_activity(dataset: Dataset) -> list[pa.Table]:
+    """Tables of item_idx, day (since the epoch) and, together, the channels of everything but purchases.
 
     A view's seconds are counted on the day on which it was over; a view that is not over has none.
     """
-    events = _with_day(dataset.relation("events"))
-    named = events.filter(events.item_idx.notnull())
-    about = named.union(_talk_on_air(dataset, events)) if len(dataset.showcases) else named
-
-    def count(behaviours: tuple[Behaviour, ...]) -> ir.IntegerScalar:
-        return about.behaviour.isin([b.value for b in behaviours]).sum()
-
-    refund = about.behaviour == Behaviour.REFUND.value
-    looks = about.behaviour.isin([Behaviour.VIEW.value, Behaviour.CLICK.value])
-    daily = about.group_by(["item_idx", "day"]).agg(
-        **{name: count(behaviours) for name, behaviours in _COUNTS.items()},
-        viewers=about.user_idx.nunique(where=looks),
-        returns=ibis.coalesce(about.quantity, 1.0).sum(where=refund),
-        rooms=about.room_idx.nunique(),
-        streamers=about.streamer_idx.nunique(),
-        watch_s=ibis.literal(0.0),
+    about = _about_items(dataset, _with_day(dataset.relation("events")))
+    counts = about.group_by(["item_idx", "day"]).agg(
+        **{
+            name: about.behaviour.isin([b.value for b in behaviours]).sum()
+            for name, behaviours in _COUNTS.items()
+        },
+        returns=ibis.coalesce(about.quantity, 1.0).sum(where=about.behaviour == Behaviour.REFUND.value),
     )
-    watched = named.filter((named.behaviour == Behaviour.VIEW.value) & named.duration_s.notnull())
+    looks = about.filter(about.behaviour.isin([Behaviour.VIEW.value, Behaviour.CLICK.value]))
+    watched = about.filter((about.behaviour == Behaviour.VIEW.value) & about.duration_s.notnull())
     over_s = watched.timestamp.epoch_seconds() + watched.duration_s.cast("int64")
-    watched = watched.mutate(over_day=(over_s // DAY_S).cast("int32"))
-    seconds = watched.group_by(["item_idx", "over_day"]).agg(seconds=watched.duration_s.sum())
-    both = daily.outer_join(seconds, (daily.item_idx == seconds.item_idx) & (daily.day == seconds.over_day))
-    names = [*_COUNTS, "viewers", "returns", "rooms", "streamers"]
-    return both.select(
-        item_idx=ibis.coalesce(both.item_idx, both.item_idx_right),
-        day=ibis.coalesce(both.day, both.over_day),
-        watch_s=both.seconds,
-        **{name: both[name] for name in names},
-    ).to_pyarrow()
+    watched = watched.mutate(day=(over_s // DAY_S).cast("int32"))
+    found = [
+        counts,
+        _different(looks, "user_idx", "viewers"),
+        _different(about, "room_idx", "rooms"),
+        _different(about, "streamer_idx", "streamers"),
+        watched.group_by(["item_idx", "day"]).agg(watch_s=watched.duration_s.sum()),
+    ]
+    return [table.to_pyarrow() for table in found]
+
+
+def _different(events: ir.Table, column: str, name: str) -> ir.Table:
+    """How many different values each item had on each day.
+
+    Rows are made distinct before they are counted: a set for every item and day would take several times the
+    memory.
+    """
+    rows = events.filter(events[column].notnull()).select("item_idx", "day", column).distinct()
+    return rows.group_by(["item_idx", "day"]).agg(**{name: rows.count()})
+
+
+def hourly_activity(dataset: Dataset) -> pa.Table:
+    """item_idx, hour (since the epoch), orders and the counts of everything but impressions, float32.
+
+    What the log says nothing of is left out; rows are in the order of items and hours.
+    """
+    logged = {behaviour for behaviour, rows in dataset.counts().items() if rows}
+    counted = {"orders": (Behaviour.PURCHASE,)} | {
+        name: behaviours
+        for name, behaviours in _COUNTS.items()
+        if name != "impressions" and logged.intersection(behaviours)
+    }
+    events = dataset.relation("events")
+    events = events.mutate(hour=(events.timestamp.epoch_seconds() // HOUR_S).cast("int32"))
+    about = _about_items(dataset, events)
+    every = [behaviour.value for behaviours in counted.values() for behaviour in behaviours]
+    hourly = about.filter(about.behaviour.isin(every)).group_by(["item_idx", "hour"])
+    return (
+        hourly.agg(
+            **{
+                name: about.behaviour.isin([b.value for b in behaviours]).sum().cast("float32")
+                for name, behaviours in counted.items()
+            }
+        )
+        .order_by(["item_idx", "hour"])
+        .to_pyarrow()
+    )
 
 
 def daily_airtime(dataset: Dataset) -> pa.Table:
@@ -179,6 +209,12 @@ def _with_day(events: ir.Table) -> ir.Table:
             "d" + events.device_id, "a" + events.address_id, "u" + events.user_idx.cast("string")
         ),
     )
+
+
+def _about_items(dataset: Dataset, events: ir.Table) -> ir.Table:
+    """Events that name an item, and talk about the one that was on air."""
+    named = events.filter(events.item_idx.notnull())
+    return named.union(_talk_on_air(dataset, events)) if len(dataset.showcases) else named
 
 
 def _talk_on_air(dataset: Dataset, events: ir.Table) -> ir.Table:

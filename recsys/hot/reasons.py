@@ -17,6 +17,8 @@ Row = Mapping[str, float]
 #: First pattern that a feature's name matches decides its concept.
 _CONCEPTS: tuple[tuple[str, str], ...] = (
     (r"(promotion|discount).*(ahead|before)", "promotion ahead"),
+    (r"forerunners", "forerunners"),
+    (r"^(last|busy)_hours", "last hours"),
     (r"^(carts|shares|comments|follows|likes|views|viewers|impressions|returns)(_|$)", r"\1"),
     (r"^signals_", "signals"),
     (r"^(airtime_min|pitches|rooms|streamers|watch_s)_", "on air"),
@@ -45,6 +47,7 @@ _NAMES = {
     "viewers": "different viewers",
     "impressions": "impressions",
     "returns": "returns",
+    "orders": "orders",
 }
 
 
@@ -205,6 +208,20 @@ def _rhythm(row: Row) -> str | None:
     return None
 
 
+def _forerunners(row: Row) -> str | None:
+    units = np.expm1(row["forerunners_ahead"])
+    return None if np.isnan(units) else f"older products like it sold {units:.1f} a window at its age"
+
+
+def _last_hours(row: Row) -> str | None:
+    ratios = {name: row.get(f"last_hours_{name}", 0.0) for name in _NAMES}
+    most = max(ratios, key=lambda name: abs(ratios[name]))
+    ratio = float(np.exp(ratios[most]))
+    if abs(ratio - 1) < 0.05:
+        return None
+    return f"{_NAMES[most]} in the last hours {ratio:.1f} times those hours of the week before"
+
+
 def _signals(row: Row) -> str | None:
     ratio = float(np.exp(row["signals_momentum"]))
     return f"carts, shares, comments and follows together {_times(ratio)}"
@@ -234,6 +251,8 @@ _SPEAKERS: Mapping[str, Callable[[Row], str | None]] = {
     "rhythm": _rhythm,
     "promotions": _rhythm,
     "signals": _signals,
+    "forerunners": _forerunners,
+    "last hours": _last_hours,
     "on air": lambda row: _first(
         "airtime_min_momentum_7_28",
         "pitches_momentum_7_28",
