@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from recsys.data.behaviours import DAY_US
 from recsys.data.dataset import Dataset, to_us
 from recsys.hot.backtest import MODEL, BacktestReport
-from recsys.hot.params import TargetParams
+from recsys.hot.params import Horizon, TargetParams
 from recsys.types import Behaviour
 from training.drawing import BLUE, INK, ORANGE, QUIET, SHADE, dress, label, legend, new_figure
 
@@ -58,9 +58,7 @@ def reliability_figure(reliability: pa.Table) -> Figure:
 
 
 def hot_followed_figure(dataset: Dataset, scores: HotScores, *, k: int = 12) -> Figure:
-    """Daily units of the k best: grey before the day of the list, in colour from then on, as far as is known.
-
-    The days of the default horizon are shaded; units are gross of refunds.
+    """What the k best of a list sold around its day, see `_followed`; the default horizon is shaded.
 
     Args:
         dataset: the log, with as many days after the list as there are.
@@ -68,32 +66,60 @@ def hot_followed_figure(dataset: Dataset, scores: HotScores, *, k: int = 12) -> 
         k: how many products.
     """
     picks = scores.table.slice(0, k).to_pylist()
-    horizon = TargetParams().horizon
-    days, units = _daily_units(dataset, [pick["item_idx"] for pick in picks], scores, last=horizon.last)
-    n_columns = min(3, max(1, len(picks)))
-    n_rows = max(1, -(-len(picks) // n_columns))
+    headings = [f"{pick['grade']}  {pick['potential']:.0%}" for pick in picks]
+    items = [pick["item_idx"] for pick in picks]
+    return _followed(dataset, items, headings, scores.as_of, TargetParams().horizon)
+
+
+def hot_picks_figure(dataset: Dataset, report: BacktestReport, horizon: Horizon, *, k: int = 12) -> Figure:
+    """What the k best of a backtest's last origin sold around it, see `_followed`.
+
+    Args:
+        dataset: the log.
+        report: the backtest.
+        horizon: days that were asked about.
+        k: how many products.
+    """
+    samples, said = report.judged.samples, report.judged.prediction
+    origin = int(samples.origin.max())
+    rows = np.flatnonzero(samples.origin == origin)
+    best = rows[np.argsort(-said.score[rows], kind="stable")[:k]]
+    headings = [f"{potential:.0%}" for potential in said.potential[best]]
+    items = samples.item_idx[best].tolist()
+    return _followed(dataset, items, headings, report.panel.date_of(origin), horizon)
+
+
+def _followed(
+    dataset: Dataset, items: Sequence[int], headings: Sequence[str], as_of: date, horizon: Horizon
+) -> Figure:
+    """Daily units of products: grey before a day, in colour from then on, as far as is known.
+
+    The days of the horizon are shaded; units are gross of refunds.
+    """
+    days, units = _daily_units(dataset, items, as_of, last=horizon.last)
+    n_columns = min(3, max(1, len(items)))
+    n_rows = max(1, -(-len(items) // n_columns))
     figure = new_figure(3.0 * n_columns, 0.4 + 1.25 * n_rows)
     panels = figure.subplots(n_rows, n_columns, sharex=True, squeeze=False)
-    for panel in panels.flat[len(picks) :]:
+    for panel in panels.flat[len(items) :]:
         panel.set_axis_off()
-    for panel, pick, sold in zip(panels.flat, picks, units, strict=False):
+    for panel, item, heading, sold in zip(panels.flat, items, headings, units, strict=False):
         panel.axvspan(horizon.first - 0.5, horizon.last + 0.5, color=SHADE, zorder=0)
         for part, colour in ((days < 0, QUIET), (days >= 0, ORANGE)):
             panel.bar(days[part], sold[part], width=0.85, color=colour)
         panel.set_xlim(-_DAYS_BEFORE - 0.5, horizon.last + 0.5)
         panel.set_ylim(0, max(1.0, 1.1 * float(sold.max(initial=0.0))))
-        heading = f"{pick['grade']}  {pick['potential']:.0%}  {_product(dataset, pick['item_idx'])}"
-        dress(panel, heading, grid=None, size=8)
+        dress(panel, f"{heading}  {_product(dataset, item)}", grid=None, size=8)
         panel.tick_params(labelsize=7)
-    figure.supxlabel(f"days from {scores.as_of}; shaded: days {horizon.first} to {horizon.last}", fontsize=8)
+    figure.supxlabel(f"days from {as_of}; shaded: days {horizon.first} to {horizon.last}", fontsize=8)
     return figure
 
 
 def _daily_units(
-    dataset: Dataset, items: Sequence[int], scores: HotScores, *, last: int
+    dataset: Dataset, items: Sequence[int], as_of: date, *, last: int
 ) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], np.ndarray[tuple[int, int], np.dtype[np.float64]]]:
-    """Days from the list's own (D,), and the units of each item on them (items, D), up to the log's end."""
-    start_us = to_us(datetime(scores.as_of.year, scores.as_of.month, scores.as_of.day, tzinfo=UTC))
+    """Days from `as_of` (D,), and the units of each item on them (items, D), up to the log's end."""
+    start_us = to_us(datetime(as_of.year, as_of.month, as_of.day, tzinfo=UTC))
     known = min(last, (dataset.as_of_us - 1 - start_us) // DAY_US)
     days = np.arange(-_DAYS_BEFORE, known + 1)
     events = dataset.events

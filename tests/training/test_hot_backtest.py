@@ -22,7 +22,7 @@ def test_a_backtest_is_recorded_and_printed(tmp_path: Path) -> None:
     tracker = Tracker(TrackingParams(uri=f"sqlite:///{tmp_path}/mlflow.db"))
     report = hot_backtest(prepared(tmp_path, shop_events()), SMALL, tracker=tracker)
     pictures = {path.name for path in (tmp_path / "mlruns").rglob("*.png")}
-    assert {"hot_reliability.png", "hot_by_week.png"} <= pictures
+    assert {"hot_reliability.png", "hot_by_week.png", "hot_picks.png"} <= pictures
     (table,) = (tmp_path / "mlruns").rglob("hot_backtest.csv")
     recorded = pd.read_csv(table)
     assert list(recorded.columns) == ["ranking", "metric", "mean", "lower", "upper", "over_best_rule"]
