@@ -1,8 +1,9 @@
-"""Backtest of the hot-item potential on Complete Journey and Online Retail II, beside the rules of operators.
+"""Backtest of the hot-item potential, beside the rules of operators: two shops, and the simulated platform.
 
-    python experiments/hot_backtest.py [completejourney] [onlineretail] [--target breakout newly_hot hot]
+    python experiments/hot_backtest.py [completejourney] [onlineretail] [simulated] [--target breakout hot]
 
-Horizon 7:14, every weekly origin of the last half of the log, refitted every four weeks; beside the rules a
+The simulated platform is at its defaults, seed 1, judged as the shops are, by what its log shows. Horizon
+7:14, every weekly origin of the last half of the log, refitted every four weeks; beside the rules a
 forecaster, where the extra [forecast] is installed. Writes results/hot_<data>_<target>.csv: ranking, metric,
 mean, lower, upper (95 %, bootstrap over origins) and the mean over the best rule's.
 """
@@ -21,6 +22,7 @@ from rich.progress import Progress
 
 from recsys.data.dataset import Dataset
 from recsys.data.prepare import prepare
+from recsys.data.simulate import SimulationParams, simulate
 from recsys.data.sources import import_source
 from recsys.hot.backtest import LAGS, MODEL, Rule, backtest
 from recsys.hot.params import HotParams, HotTarget, LearnerParams, TargetParams
@@ -28,21 +30,26 @@ from recsys.hot.params import HotParams, HotTarget, LearnerParams, TargetParams
 DATA = Path(os.environ.get("RECSYS_DATA", "../shared/data"))
 RESULTS = Path(__file__).parent / "results"
 RAW = {"completejourney": None, "onlineretail": DATA / "online_retail2"}
+SIMULATED = "simulated"
 
 
 def prepared(source: str, folder: Path) -> Dataset | None:
-    raw = RAW[source]
-    if raw is not None and not raw.is_dir():
+    """The Dataset of a source; None where its raw files are absent."""
+    raw = RAW.get(source)
+    if source == SIMULATED:
+        simulate(folder / "logs", SimulationParams(seed=1))
+    elif raw is not None and not raw.is_dir():
         print(f"{source}: {raw} is absent; skipped")
         return None
-    import_source(source, raw, folder / "logs")
+    else:
+        import_source(source, raw, folder / "logs")
     prepare(folder / "logs", folder / "dataset")
     return Dataset.load(folder / "dataset")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sources", nargs="*", default=list(RAW))
+    parser.add_argument("sources", nargs="*", default=[*RAW, SIMULATED])
     parser.add_argument("--target", nargs="+", default=["breakout", "newly_hot", "hot"])
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
