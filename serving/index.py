@@ -31,8 +31,8 @@ class SearchParams(Params):
 
     exact_up_to: int = Field(default=2_000, ge=0)
     exact_cost: float = Field(default=5.0, gt=0)
-    widening: float = Field(default=1.2, ge=0)
-    spare: float = Field(default=1.25, ge=1)
+    widening: float = Field(default=1.6, ge=0)
+    spare: float = Field(default=1.1, ge=1)
 
 
 class ItemIndex:
@@ -56,14 +56,15 @@ class ItemIndex:
         nprobe: int,
         params: SearchParams = SearchParams(),
     ) -> None:
-        self.vectors = vectors
+        self.vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         self.n, self.d = vectors.shape
         self.params = params
         self._nprobe = nprobe
         self._data = np.frombuffer(data, dtype=np.uint8)
         try:
-            untyped: Any = faiss  # its stubs lack the reader of mapped bytes
+            untyped: Any = faiss  # its stubs lack the reader of mapped bytes, and products by index
             reader = untyped.ZeroCopyIOReader(faiss.swig_ptr(self._data), self._data.size)
+            self._by_index = untyped.fvec_inner_products_by_idx
             self._index: Any = faiss.read_index(reader, faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError as error:
             raise BundleRefused(Reason.CONTENT, f"items.faiss: FAISS cannot read it: {error}") from error
@@ -78,6 +79,8 @@ class ItemIndex:
             raise BundleRefused(
                 Reason.CONTENT, "items.faiss is no index by inner product of the declared kind"
             )
+        if self._lists:
+            self._halve_centroids()
         self._check_same_vectors()
 
     def search(self, query: FloatArray, *, k: int, allowed: Bitmap) -> tuple[IntArray, FloatArray]:
@@ -95,6 +98,7 @@ class ItemIndex:
             raise ValueError(f"query of shape {query.shape}: ({self.d},) finite numbers are needed")
         if k < 1:
             raise ValueError(f"k={k}: ask for at least 1")
+        query = np.ascontiguousarray(query, dtype=np.float32)
         n_allowed = allowed.count()
         k = min(k, n_allowed)
         if k == 0:
@@ -109,7 +113,7 @@ class ItemIndex:
         nprobe = min(round(widened), self._lists)
         if n_allowed * self.params.exact_cost <= self.n * nprobe / self._lists:
             return self._best(allowed.items(), query, k)
-        depth = min(int(k * self.params.spare) + 8, n_allowed)
+        depth = min(int(k * self.params.spare), n_allowed)
         while True:
             ids, _ = self._search_in_index(query, depth, allowed, nprobe)
             ids = ids[ids >= 0]
@@ -119,12 +123,40 @@ class ItemIndex:
 
     def _best(self, ids: IntArray, query: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
         """The best k of some items by their exact scores; ties go to the lower index."""
-        scores = self.vectors[ids] @ query
-        if k < len(ids):
+        scores = self._inner_products(ids, query)
+        if 2 * k < len(ids):
             top = np.argpartition(-scores, k - 1)[:k]
             ids, scores = ids[top], scores[top]
-        order = np.lexsort((ids, -scores))
+        order = np.lexsort((ids, -scores))[:k]
         return ids[order], scores[order]
+
+    def _inner_products(self, ids: IntArray, query: FloatArray) -> FloatArray:
+        """(m,) float32 of m items, read where they lie: half the time of a product with a gathered copy."""
+        scores = np.empty(len(ids), dtype=np.float32)
+        pointers = (faiss.swig_ptr(values) for values in (scores, query, self.vectors))
+        wide = ids.astype(np.int64)
+        threads = faiss.omp_get_max_threads()
+        faiss.omp_set_num_threads(1)  # or FAISS starts a team of threads for this one query
+        try:
+            self._by_index(*pointers, faiss.swig_ptr(wide), self.d, 1, len(wide))
+        finally:
+            faiss.omp_set_num_threads(threads)
+        return scores
+
+    def _halve_centroids(self) -> None:
+        """Holds the lists' centroids in bfloat16, for half of what a narrow search reads are centroids.
+
+        At 4,096 lists of 128 dimensions they would push everything else of a request out of a 2 MB cache.
+        """
+        exact: Any = faiss.downcast_index(self._index.quantizer)
+        coarse: Any = faiss.IndexScalarQuantizer(
+            self.d, faiss.ScalarQuantizer.QT_bf16, faiss.METRIC_INNER_PRODUCT
+        )
+        centroids = exact.reconstruct_n(0, self._lists)
+        coarse.train(centroids)
+        coarse.add(centroids)
+        self._index.quantizer = coarse  # the index owns it from now on ...
+        exact.this.own(True)  # ... and nobody else the one that it had
 
     def _check_same_vectors(self) -> None:
         """A smoke query: the index must score a few items against themselves as their vectors do."""
