@@ -78,7 +78,7 @@ class Clients:
         in_stock: BoolArray = self._items["stock"].to_numpy() > 0
         return in_stock
 
-    @property
+    @cached_property
     def share_in_stock(self) -> float:
         """The largest share of products that a request may allow."""
         return float(self.in_stock.mean())
