@@ -33,6 +33,9 @@ from serving.bitmap import Bitmap
 from serving.sources import HistorySource, PopularSource, Source, VectorSource, Wanted
 from serving.state import Action
 
+_NONE_NEW = np.empty((0, 3), dtype=np.int64)
+_ALL_THERE = np.ones((1, HISTORY_LENGTH), dtype=bool)
+_ALL_THERE.flags.writeable = False
 #: Sets of items by category, and by price, that are kept: n / 8 bytes each, 16 MB in all at a million items.
 _KEPT = 64
 #: A product of an answer: its index, its score, and the source that put it there.
@@ -131,7 +134,7 @@ class LoadedBundle:
             items[last][None],
             behaviour[last][None],
             times[last][None],
-            np.ones((1, min(len(items), HISTORY_LENGTH)), dtype=bool),
+            _ALL_THERE[:, : len(items)],
         )
         return Wanted(user_idx, history, bool(len(new)), np.array([at_us], dtype=np.int64), allowed)
 
@@ -183,6 +186,8 @@ class LoadedBundle:
         self, actions: Sequence[Action], items: IntArray, behaviour: Any, times: Any
     ) -> np.ndarray[Any, np.dtype[np.int64]]:
         """(n, 3) item, behaviour and time of the actions on known items that the stored history lacks."""
+        if not actions:
+            return _NONE_NEW
         rows = [
             (item, action.behaviour.code, action.timestamp_us)
             for action in actions

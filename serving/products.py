@@ -88,7 +88,7 @@ def for_user(
     filters.apply(loaded, allowed)
     wanted = loaded.wanted(asker.user_idx, asker.actions, at_us=at_us, allowed=allowed)
     why_not = asker.why_not
-    if why_not is None and not wanted.history.mask.any() and asker.user_idx < 0:
+    if why_not is None and asker.user_idx < 0 and not wanted.history.mask.any():
         why_not = "unknown user"
     found: list[Found] = []
     if why_not is None:

@@ -154,5 +154,7 @@ def _row(ids: IntArray, scores: FloatArray) -> Candidates:
     if not len(ids):  # one column, of which none counts: later code may look at a first column
         return Candidates(np.zeros((1, 1), np.int32), np.zeros((1, 1), np.float32), np.zeros(1, np.int32))
     return Candidates(
-        ids.astype(np.int32)[None], scores.astype(np.float32)[None], np.array([len(ids)], dtype=np.int32)
+        ids.astype(np.int32, copy=False)[None],
+        scores.astype(np.float32, copy=False)[None],
+        np.array([len(ids)], dtype=np.int32),
     )
