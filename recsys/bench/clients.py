@@ -79,6 +79,12 @@ class Clients:
         return in_stock
 
     @cached_property
+    def categories(self) -> IntArray:
+        """(n,) number of the category."""
+        texts = self._items["category"].to_pylist()
+        return np.array([int(text[1:]) for text in texts], dtype=np.int32)
+
+    @cached_property
     def share_in_stock(self) -> float:
         """The largest share of products that a request may allow."""
         return float(self.in_stock.mean())
@@ -111,6 +117,11 @@ class Clients:
         price = (None, self._bound(share))
         return self.recommender.products(user_id(self.user(call)), k=self.k, repeat=False, price=price)
 
+    def in_category(self, call: int) -> Answer:
+        """Products of a category, a tenth of all and in groups that most users do not turn to."""
+        user = user_id(self.user(call))
+        return self.recommender.products(user, k=self.k, repeat=False, category=f"c{call % 10}")
+
     def observe(self, call: int) -> None:
         """A user of the second half turns to a product like those that they know."""
         half = len(self.queries) // 2
@@ -124,12 +135,15 @@ class Clients:
         half = len(self.queries) // 2
         return self.recommender.products(user_id(half + call % half), k=self.k, repeat=False)
 
-    def recall(self, answers: list[Answer], share: float | None) -> float:
+    def recall(
+        self, answers: list[Answer], *, share: float | None = None, by_category: bool = False
+    ) -> float:
         """Share of the exact best k over what is allowed that the answers to calls 0, 1, ... name.
 
         Args:
-            answers: of `cached` where the share is None, else of `limited`.
+            answers: of `limited` where a share is given, of `in_category`, or of `cached`.
             share: of products that a price limit leaves.
+            by_category: whether the requests asked for a category each.
         """
         allowed = self.in_stock.copy()
         if share is not None:
@@ -139,6 +153,8 @@ class Clients:
             user = self.user(call)
             mine = allowed.copy()
             mine[self.seen[user]] = False
+            if by_category:
+                mine &= self.categories == call % 10
             best = exact_best(self.vectors, self.queries[user], mine, self.k)
             named = [int(str(entry.id)[1:]) for entry in answer if entry.source != "popular"]
             hits += len(np.intersect1d(named, best))
