@@ -191,5 +191,9 @@ class ItemIndex:
         options.sel = faiss.IDSelectorBitmap(self.n, faiss.swig_ptr(allowed.data))
         if self._lists:
             options.nprobe = nprobe
-        scores, ids = self._index.search(query[None], k, params=options)
-        return ids[0].astype(np.int32), scores[0]
+        scores, ids = np.empty(k, dtype=np.float32), np.empty(k, dtype=np.int64)
+        # The call beneath `search`, whose checks and conversions cost as much as a list's scan.
+        self._index.search_c(
+            1, faiss.swig_ptr(query), k, faiss.swig_ptr(scores), faiss.swig_ptr(ids), options
+        )
+        return ids.astype(np.int32), scores
