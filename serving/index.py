@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from recsys.bundle import BundleRefused, Reason
-from recsys.types import FloatArray, IntArray, Params
+from recsys.types import FloatArray, IntArray, LongArray, Params
 from serving.bitmap import Bitmap
 
 
@@ -109,7 +109,8 @@ class ItemIndex:
         if not self._lists:
             if n_allowed * self.params.exact_cost <= self.n:
                 return self._best(allowed.items(), query, k)
-            return self._search_in_index(query, k, allowed, 0)
+            ids, scores = self._search_in_index(query, k, allowed, 0)
+            return ids.astype(np.int32), scores
         widened = self._nprobe * (n_allowed / self.n) ** -self.params.widening
         nprobe = min(round(widened), self._lists)
         if n_allowed * self.params.exact_cost <= self.n * nprobe / self._lists:
@@ -117,24 +118,25 @@ class ItemIndex:
         depth = min(int(k * self.params.spare), n_allowed)
         while True:
             ids, _ = self._search_in_index(query, depth, allowed, nprobe)
-            ids = ids[ids >= 0]
+            if ids[-1] < 0:  # where FAISS finds fewer, the rest is -1
+                ids = ids[ids >= 0]
             if len(ids) >= k or nprobe == self._lists:
                 return self._best(ids, query, k)
             nprobe = min(4 * nprobe, self._lists)
 
-    def _best(self, ids: IntArray, query: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
+    def _best(self, ids: IntArray | LongArray, query: FloatArray, k: int) -> tuple[IntArray, FloatArray]:
         """The best k of some items by their exact scores; ties go to the lower index."""
         scores = self._inner_products(ids, query)
         if 2 * k < len(ids):
             top = np.argpartition(-scores, k - 1)[:k]
             ids, scores = ids[top], scores[top]
         order = np.lexsort((ids, -scores))[:k]
-        return ids[order], scores[order]
+        return ids[order].astype(np.int32), scores[order]
 
-    def _inner_products(self, ids: IntArray, query: FloatArray) -> FloatArray:
+    def _inner_products(self, ids: IntArray | LongArray, query: FloatArray) -> FloatArray:
         """(m,) float32 of m items, read where they lie: half the time of a product with a gathered copy."""
         scores = np.empty(len(ids), dtype=np.float32)
-        wide = ids.astype(np.int64)
+        wide = ids.astype(np.int64, copy=False)
         threads = faiss.omp_get_max_threads()
         faiss.omp_set_num_threads(1)  # or FAISS starts a team of threads for this one query
         try:
@@ -185,7 +187,7 @@ class ItemIndex:
 
     def _search_in_index(
         self, query: FloatArray, k: int, allowed: Bitmap, nprobe: int
-    ) -> tuple[IntArray, FloatArray]:
+    ) -> tuple[LongArray, FloatArray]:
         """FAISS's own answer, as long as k; an id of -1 where it found fewer."""
         options: Any = faiss.SearchParametersIVF() if self._lists else faiss.SearchParameters()
         options.sel = faiss.IDSelectorBitmap(self.n, faiss.swig_ptr(allowed.data))
@@ -196,4 +198,4 @@ class ItemIndex:
         self._index.search_c(
             1, faiss.swig_ptr(query), k, faiss.swig_ptr(scores), faiss.swig_ptr(ids), options
         )
-        return ids.astype(np.int32), scores
+        return ids, scores

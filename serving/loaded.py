@@ -118,8 +118,8 @@ class LoadedBundle:
     def wanted(self, user_idx: int, actions: Sequence[Action], *, at_us: int, allowed: Bitmap) -> Wanted:
         """The request as the sources see it: the stored history with the fresh actions in their places."""
         histories = self.catalogue.histories
-        start, stop = histories.indptr[user_idx : user_idx + 2] if user_idx >= 0 else (0, 0)
-        stored = slice(int(start), int(stop))
+        start, stop = histories.indptr[user_idx : user_idx + 2].tolist() if user_idx >= 0 else (0, 0)
+        stored = slice(start, stop)
         items, behaviour = histories.target_idx[stored], histories.behaviour[stored]
         times = histories.timestamp_us[stored]
         new = self._new(actions, items, behaviour, times)
@@ -179,7 +179,7 @@ class LoadedBundle:
         own: IntArray = items[self._takes_out[behaviour]]
         if wanted.user_idx < 0:
             return own
-        start, stop = self.catalogue.seen_indptr[wanted.user_idx : wanted.user_idx + 2]
+        start, stop = self.catalogue.seen_indptr[wanted.user_idx : wanted.user_idx + 2].tolist()
         return np.concatenate([self.catalogue.seen_ids[start:stop], own])
 
     def _new(
