@@ -93,18 +93,23 @@ def build_index(
 
 
 def _calibrate(index: Any, vectors: FloatArray, queries: FloatArray, params: IndexParams) -> int:
-    """The least number of lists, by doubling, with which the searches reach the recall."""
+    """The least number of lists with which the searches reach the recall."""
     k = min(params.recall_at, len(vectors))
     exact = _exact(vectors, queries, k)
-    nprobe = 1
-    while nprobe < index.nlist:
+
+    def enough(nprobe: int) -> bool:
         index.nprobe = nprobe
         found = index.search(queries, k)[1]
         hits = sum(len(np.intersect1d(a, b)) for a, b in zip(found, exact, strict=True))
-        if hits >= params.recall * exact.size:
-            return nprobe
-        nprobe *= 2
-    return int(index.nlist)
+        return hits >= params.recall * exact.size
+
+    few, many = 0, 1  # `few` lists are too few
+    while many < index.nlist and not enough(many):
+        few, many = many, min(2 * many, index.nlist)
+    while many - few > 1:
+        middle = (few + many) // 2
+        few, many = (few, middle) if enough(middle) else (middle, many)
+    return int(many)
 
 
 def _exact(vectors: FloatArray, queries: FloatArray, k: int) -> IntArray:

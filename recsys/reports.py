@@ -13,6 +13,7 @@ from recsys.evaluation.table import ALL, Row
 from recsys.types import ExternalId
 
 if TYPE_CHECKING:
+    from recsys.bench.timing import Row as BenchRow
     from recsys.data.prepare import PrepareSummary
     from recsys.data.simulate import SimulationSummary
     from recsys.data.sources import ImportSummary
@@ -219,4 +220,16 @@ def show_hot(
             row["grade"],
             row["reasons"].partition(";")[0],
         )
+    console.print(table)
+
+
+def show_bench(console: Console, rows: list[BenchRow]) -> None:
+    """The rows of a benchmark beside their targets."""
+    numbers = ("measured", "reference", "ratio")
+    table = grid("", "what", *numbers, "", "target", right=numbers)
+    for row in rows:
+        values = (row.measured, row.reference, row.ratio)
+        figures = ("" if value is None else f"{value:,.4g}" for value in values)
+        mark = {None: "", True: "[green]holds[/]", False: "[red]missed[/]"}[row.holds]
+        table.add_row(row.row, *figures, mark, str(row.goal or ""))
     console.print(table)

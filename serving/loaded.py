@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +28,32 @@ from recsys.product_sections import (
     read_vectors,
 )
 from recsys.room_sections import read_rooms
-from recsys.types import Behaviour, Candidates, IntArray
+from recsys.types import BEHAVIOURS, Behaviour, Candidates, IntArray
 from serving.bitmap import Bitmap
 from serving.sources import HistorySource, PopularSource, Source, VectorSource, Wanted
 from serving.state import Action
 
+_NONE_NEW = np.empty((0, 3), dtype=np.int64)
+_ALL_THERE = np.ones((1, HISTORY_LENGTH), dtype=bool)
+_ALL_THERE.flags.writeable = False
+#: Sets of items by category, and by price, that are kept: n / 8 bytes each, 16 MB in all at a million items.
+_KEPT = 64
 #: A product of an answer: its index, its score, and the source that put it there.
 Found = tuple[int, float, str]
 
 
 class LoadedBundle:
-    """The sources, the combiner and the catalogue of one bundle; `categories` is (items,) codes, -1 for none.
+    """The sources, the combiner and the catalogue of one bundle.
 
     Args:
         bundle: opened, so every byte was checked against its hash.
+
+    Attributes:
+        reasons: from a source's name to why its products are shown, in words.
+        categories: (items,) int32 codes, -1 for none.
+        category: from a name to the items of that category.
+        priced: from the least and the most that a product may cost to the items that do; None is no bound.
+            Of both, the sets asked for last are kept, and are not to be changed.
 
     Raises:
         BundleRefused: the parts do not fit each other, or a smoke query fails.
@@ -49,6 +63,9 @@ class LoadedBundle:
         self.bundle = bundle
         self.version = bundle.model_version
         self.catalogue = read_catalogue(bundle)
+        self._takes_out = np.zeros(len(BEHAVIOURS), dtype=bool)
+        taken_out = (Behaviour.HIDE, *self.catalogue.consumption)
+        self._takes_out[[behaviour.code for behaviour in taken_out]] = True
         self.n_items = len(self.catalogue.items)
         n_users = len(self.catalogue.users)
         self.sources: dict[str, Source] = {}
@@ -85,10 +102,12 @@ class LoadedBundle:
                 self.combiner = read_fusion(name, section, n_items=self.n_items)
             elif kind == "hot":
                 self.hot = read_hot(name, section, n_items=self.n_items)
+        self.reasons = {name: source.reason for name, source in self.sources.items()}
         self._check_sources()
         self.in_stock = self._in_stock()
-        self._category_names, self.categories = self._read_categories()
-        self._prices = self._read_prices()
+        names, self.categories = self._read_categories()
+        self.category = lru_cache(_KEPT)(partial(_of_category, names, self.categories))
+        self.priced = lru_cache(_KEPT)(partial(_of_price, self._read_prices()))
         self._warm()
 
     @classmethod
@@ -99,8 +118,8 @@ class LoadedBundle:
     def wanted(self, user_idx: int, actions: Sequence[Action], *, at_us: int, allowed: Bitmap) -> Wanted:
         """The request as the sources see it: the stored history with the fresh actions in their places."""
         histories = self.catalogue.histories
-        start, stop = histories.indptr[user_idx : user_idx + 2] if user_idx >= 0 else (0, 0)
-        stored = slice(int(start), int(stop))
+        start, stop = histories.indptr[user_idx : user_idx + 2].tolist() if user_idx >= 0 else (0, 0)
+        stored = slice(start, stop)
         items, behaviour = histories.target_idx[stored], histories.behaviour[stored]
         times = histories.timestamp_us[stored]
         new = self._new(actions, items, behaviour, times)
@@ -115,7 +134,7 @@ class LoadedBundle:
             items[last][None],
             behaviour[last][None],
             times[last][None],
-            np.ones((1, min(len(items), HISTORY_LENGTH)), dtype=bool),
+            _ALL_THERE[:, : len(items)],
         )
         return Wanted(user_idx, history, bool(len(new)), np.array([at_us], dtype=np.int64), allowed)
 
@@ -127,7 +146,7 @@ class LoadedBundle:
             if name is None:
                 return []
             ids, scores = self.sources[name].candidates(wanted, k=k).row(0)
-            return [(i, s, name) for i, s in zip(ids.tolist(), scores.tolist(), strict=True)]
+            return list(zip(ids.tolist(), scores.tolist(), repeat(name, len(ids)), strict=True))
         names = self.combiner.sources
         found: list[Candidates] = [self.sources[name].candidates(wanted, k=depth) for name in names]
         if not any(int(candidates.counts[0]) for candidates in found):
@@ -148,25 +167,27 @@ class LoadedBundle:
         """Whether the source is the popular list, which knows nothing of a single user."""
         return self.popular is not None and source == self.popular_name
 
-    def hidden(self, wanted: Wanted) -> IntArray:
-        """The items that the user has asked not to see."""
-        history = wanted.history
-        items: IntArray = history.target_idx[0][history.behaviour[0] == Behaviour.HIDE.code]
-        return items
+    def unwanted(self, wanted: Wanted, *, returns: bool) -> IntArray:
+        """The items that the user has asked not to see and, unless it returns, what they have consumed.
 
-    def consumed(self, user_idx: int, wanted: Wanted) -> IntArray:
-        """The items that the user has consumed, as the bundle and the fresh actions say."""
-        codes = [behaviour.code for behaviour in self.catalogue.consumption]
-        own: IntArray = wanted.history.target_idx[0][np.isin(wanted.history.behaviour[0], codes)]
-        if user_idx < 0:
+        Both the bundle and the fresh actions are asked; an item may come more than once.
+        """
+        items, behaviour = wanted.history.target_idx[0], wanted.history.behaviour[0]
+        if returns:
+            hidden: IntArray = items[behaviour == Behaviour.HIDE.code]
+            return hidden
+        own: IntArray = items[self._takes_out[behaviour]]
+        if wanted.user_idx < 0:
             return own
-        start, stop = self.catalogue.seen_indptr[user_idx : user_idx + 2]
+        start, stop = self.catalogue.seen_indptr[wanted.user_idx : wanted.user_idx + 2].tolist()
         return np.concatenate([self.catalogue.seen_ids[start:stop], own])
 
     def _new(
         self, actions: Sequence[Action], items: IntArray, behaviour: Any, times: Any
     ) -> np.ndarray[Any, np.dtype[np.int64]]:
         """(n, 3) item, behaviour and time of the actions on known items that the stored history lacks."""
+        if not actions:
+            return _NONE_NEW
         rows = [
             (item, action.behaviour.code, action.timestamp_us)
             for action in actions
@@ -176,20 +197,6 @@ class LoadedBundle:
             stored = set(zip(items.tolist(), behaviour.tolist(), times.tolist(), strict=True))
             rows = [row for row in rows if row not in stored]
         return np.array(rows, dtype=np.int64).reshape(-1, 3)
-
-    def category(self, name: str) -> Bitmap:
-        """The items of a category; none of an unknown one."""
-        code = self._category_names.get(name, -2)
-        return Bitmap.of(self.categories == code)
-
-    def priced(self, least: float | None, most: float | None) -> Bitmap:
-        """The items whose price is known and within the bounds; None is no bound."""
-        inside = np.isfinite(self._prices)
-        if least is not None:
-            inside &= self._prices >= least
-        if most is not None:
-            inside &= self._prices <= most
-        return Bitmap.of(inside)
 
     def _read_categories(self) -> tuple[dict[str, int], IntArray]:
         table = self.catalogue.item_table
@@ -203,8 +210,8 @@ class LoadedBundle:
         table = self.catalogue.item_table
         if "price" not in table.column_names or not self.n_items:
             return np.full(self.n_items, np.nan)
-        price = table["price"].combine_chunks().cast(pa.float64())
-        return _numbers(price, np.dtype(np.float64), np.nan)
+        price = _numbers(table["price"].combine_chunks().cast(pa.float64()), np.dtype(np.float64), np.nan)
+        return np.where(np.isfinite(price), price, np.nan)
 
     def _in_stock(self) -> Bitmap:
         """Which items the catalogue does not call sold out."""
@@ -247,6 +254,17 @@ class LoadedBundle:
                 raise BundleRefused(
                     Reason.NOT_FINITE, f"{self.bundle.path}: a smoke query gave a score that is not finite"
                 )
+
+
+def _of_category(names: Mapping[str, int], categories: IntArray, name: str) -> Bitmap:
+    """The items of a category; none of an unknown one."""
+    return Bitmap.of(categories == names.get(name, -2))
+
+
+def _of_price(prices: np.ndarray[Any, Any], least: float | None, most: float | None) -> Bitmap:
+    """The items whose price is known and within the bounds; None is no bound."""
+    low, high = -np.inf if least is None else least, np.inf if most is None else most
+    return Bitmap.of((prices >= low) & (prices <= high))  # a price that is not known is NaN: never within
 
 
 def _numbers(column: pa.Array, dtype: np.dtype[Any], missing: float) -> np.ndarray[Any, Any]:

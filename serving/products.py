@@ -88,14 +88,11 @@ def for_user(
     filters.apply(loaded, allowed)
     wanted = loaded.wanted(asker.user_idx, asker.actions, at_us=at_us, allowed=allowed)
     why_not = asker.why_not
-    if why_not is None and not wanted.history.mask.any() and asker.user_idx < 0:
+    if why_not is None and asker.user_idx < 0 and not wanted.history.mask.any():
         why_not = "unknown user"
     found: list[Found] = []
     if why_not is None:
-        allowed.remove(loaded.hidden(wanted))
-        returns = loaded.returns if repeat is None else repeat
-        if not returns:
-            allowed.remove(loaded.consumed(asker.user_idx, wanted))
+        allowed.remove(loaded.unwanted(wanted, returns=loaded.returns if repeat is None else repeat))
         found = loaded.fused(wanted, k=min(shape.pool(k), loaded.n_items))
         if all(loaded.is_popular(source) for _, _, source in found):
             why_not = "nothing is known of the user"
@@ -137,15 +134,13 @@ def for_audience(
         wanted = loaded.wanted(viewer.user_idx, viewer.actions, at_us=at_us, allowed=allowed)
         if viewer.why_not is not None or not wanted.history.mask.any():
             continue
-        allowed.remove(loaded.hidden(wanted))
-        if not loaded.returns:
-            allowed.remove(loaded.consumed(viewer.user_idx, wanted))
+        allowed.remove(loaded.unwanted(wanted, returns=loaded.returns))
         voters += 1
         for rank, (item, _, source) in enumerate(loaded.fused(wanted, k=BALLOT), 1):
             votes[item] = votes.get(item, 0.0) + 1.0 / math.log2(rank + 1)
             if rank <= FIRST:
                 first[item] += 1
-                because.setdefault(item, Counter())[loaded.sources[source].reason] += 1
+                because.setdefault(item, Counter())[loaded.reasons[source]] += 1
     order = sorted(votes, key=lambda item: (-votes[item], item))[:k]
     hot = {row["item_idx"]: row for row in loaded.hot or ()}
     entries = []
@@ -254,10 +249,9 @@ def _popular(loaded: LoadedBundle, wanted: Wanted, k: int, have: list[Found]) ->
 def _answer(
     loaded: LoadedBundle, found: list[Found], k: int, fallback: str | None, allowed: Bitmap
 ) -> Answer:
-    entries = tuple(
-        Entry(loaded.catalogue.items.one(item), score, source, loaded.sources[source].reason)
-        for item, score, source in found
-    )
+    items, scores, sources = zip(*found, strict=True) if found else ((), (), ())
+    reasons = map(loaded.reasons.__getitem__, sources)
+    entries = Entry.many(loaded.catalogue.items.spelt(items), scores, sources, reasons)
     shortfall = _shortfall(len(entries), k, allowed.count()) if len(entries) < k else None
     return Answer(entries, loaded.version, fallback, shortfall)
 

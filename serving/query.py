@@ -68,20 +68,22 @@ class TowerVector:
 
     def vector(self, history: HistoryBatch, at_us: LongArray, user_idx: int) -> FloatArray:
         """(d,) float32 vector of one user; index -1 is one of whom nothing but the history is known."""
-        length, have = self._length, history.mask.shape[1]
-        lacking = ((0, 0), (max(length - have, 0), 0))  # a short history stands at the right end
+        kept = min(self._length, history.mask.shape[1])
 
-        def last(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-            return np.pad(values[:, -length:], lacking)
+        def last(values: np.ndarray[Any, Any], dtype: type[np.generic]) -> np.ndarray[Any, Any]:
+            """(1, length), a short history at the right end; `np.pad` takes ten times as long."""
+            row = np.zeros((1, self._length), dtype=dtype)
+            row[:, self._length - kept :] = values[:, values.shape[1] - kept :]
+            return row
 
-        mask = last(history.mask)
-        age_s = np.where(mask, (at_us[:, None] - last(history.timestamp_us)) / _SECOND_US, 0.0)
+        mask = last(history.mask, np.bool_)
+        age_s = mask * ((at_us[:, None] - last(history.timestamp_us, np.int64)) / _SECOND_US)
         profile = self._profiles[user_idx][None] if user_idx >= 0 else self._nobody
         (vectors,) = self._session.run(
             None,
             {
-                "history": self._item_vectors[last(history.target_idx)],
-                "behaviour": last(history.behaviour).astype(np.int64),
+                "history": self._item_vectors[last(history.target_idx, np.int32)],
+                "behaviour": last(history.behaviour, np.int64),
                 "age_s": age_s.astype(np.float32),
                 "mask": mask,
                 "profile": np.ascontiguousarray(profile),

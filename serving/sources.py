@@ -63,7 +63,7 @@ class VectorSource:
     def candidates(self, wanted: Wanted, *, k: int) -> Candidates:
         """The best allowed products; none where nothing is known of the user."""
         vector = self._vector(wanted)
-        if not vector.any() or not np.isfinite(vector).all():
+        if not 0.0 < float(vector @ vector) < np.inf:  # zero or not finite, in one product
             return _row(np.empty(0, np.int32), np.empty(0, np.float32))
         return _row(*self.nearest(vector, k=k, allowed=wanted.allowed))
 
@@ -154,5 +154,7 @@ def _row(ids: IntArray, scores: FloatArray) -> Candidates:
     if not len(ids):  # one column, of which none counts: later code may look at a first column
         return Candidates(np.zeros((1, 1), np.int32), np.zeros((1, 1), np.float32), np.zeros(1, np.int32))
     return Candidates(
-        ids.astype(np.int32)[None], scores.astype(np.float32)[None], np.array([len(ids)], dtype=np.int32)
+        ids.astype(np.int32, copy=False)[None],
+        scores.astype(np.float32, copy=False)[None],
+        np.array([len(ids)], dtype=np.int32),
     )

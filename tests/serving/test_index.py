@@ -13,7 +13,7 @@ from recsys.errors import ModelError
 from recsys.index import IndexParams, build_index
 from recsys.types import BoolArray, FloatArray
 from serving.bitmap import Bitmap
-from serving.index import ItemIndex
+from serving.index import ItemIndex, SearchParams
 
 N, D = 6_000, 16
 
@@ -160,3 +160,47 @@ def test_a_bitmap_is_a_set(n: int, data: st.DataObject) -> None:
     other = Bitmap.full(n)
     other &= bitmap
     assert other.items().tolist() == sorted(wanted)
+
+
+@pytest.mark.parametrize("k", [1, 20, 100])
+@pytest.mark.parametrize("nearest", [True, False], ids=["near the query", "far from the query"])
+@pytest.mark.parametrize("share", [0.5, 0.1, 0.02])
+def test_what_is_allowed_may_lie_together(index: ItemIndex, share: float, nearest: bool, k: int) -> None:
+    """A category lies near the query or far from it, and no share tells how many lists hold it."""
+    hits = wanted = 0
+    for query in QUERIES[:10]:
+        order = np.argsort(VECTORS @ query)
+        allowed = np.zeros(N, dtype=bool)
+        allowed[order[::-1][: int(share * N)] if nearest else order[: int(share * N)]] = True
+        ids, _ = index.search(query, k=k, allowed=Bitmap.of(allowed))
+        best, _ = brute_force(query, allowed, k)
+        assert len(ids) == len(best)
+        assert allowed[ids].all()
+        hits += len(set(ids.tolist()) & set(best))
+        wanted += len(best)
+    assert hits >= 0.95 * wanted if nearest else hits > 0
+
+
+@pytest.mark.parametrize("exact_cost", [0.01, 1e9], ids=["one by one", "by lists"])
+@pytest.mark.parametrize("share", [0.9, 0.3, 0.1])
+def test_both_ways_of_searching_name_allowed_items_only(exact_cost: float, share: float) -> None:
+    built = BUILT["inverted lists"]
+    params = SearchParams(exact_up_to=0, exact_cost=exact_cost)
+    index = ItemIndex(built.data, VECTORS, nprobe=built.nprobe, params=params)
+    allowed = np.random.default_rng(3).random(N) < share
+    for query in QUERIES:
+        ids, scores = index.search(query, k=50, allowed=Bitmap.of(allowed))
+        assert allowed[ids].all()
+        np.testing.assert_allclose(scores, VECTORS[ids] @ query, atol=1e-5)
+        if exact_cost < 1:
+            assert ids.tolist() == brute_force(query, allowed, 50)[0]
+
+
+def test_a_search_leaves_the_threads_of_the_program_alone(index: ItemIndex) -> None:
+    threads = faiss.omp_get_max_threads()
+    try:
+        faiss.omp_set_num_threads(3)
+        index.search(QUERIES[0], k=5, allowed=Bitmap.full(N))
+        assert faiss.omp_get_max_threads() == 3
+    finally:
+        faiss.omp_set_num_threads(threads)

@@ -140,6 +140,17 @@ def test_lists_and_categories_limit_the_answer(recommender: Recommender) -> None
     assert set(tea.ids) == {item_id(i) for i in range(1, N_ITEMS, 3)}
 
 
+def test_what_one_request_leaves_out_of_a_category_or_price_is_there_for_the_next(
+    recommender: Recommender,
+) -> None:
+    tea = recommender.products(KNOWN, k=100, category="tea", price=(1.0, 20.0))
+    assert len(tea) > 3
+    for denied in tea.ids[:3]:
+        left = recommender.products(KNOWN, k=100, category="tea", price=(1.0, 20.0), deny=[denied])
+        assert set(left.ids) == set(tea.ids) - {denied}
+    assert recommender.products(KNOWN, k=100, category="tea", price=(1.0, 20.0)) == tea
+
+
 def test_consumed_products_return_only_where_they_may(make_bundle: MakeBundle) -> None:
     bought = item_id(6)
     for returns in (True, False):
