@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -375,6 +374,10 @@ def serve(
         Path | None,
         typer.Option(help="Folder in which what was shown to whom, and why, is logged as Parquet."),
     ] = None,
+    redis: Annotated[
+        str | None,
+        typer.Option(help="URL of a Redis through which several processes share what is reported to them."),
+    ] = None,
 ) -> None:
     """Answer over HTTP, for backends in other languages. OpenAPI is at /docs.
 
@@ -382,16 +385,9 @@ def serve(
 
     Example: recsys serve bundle --port 8000
     """
-    import uvicorn
+    from recsys.server import run_server
 
-    from serving.decisions import DecisionLog
-    from serving.edge import create_app
-    from serving.recommender import Recommender
-
-    with nullcontext() if decisions is None else DecisionLog(decisions) as log:
-        recommender = Recommender.load(bundle, decisions=log)
-        app = create_app(recommender, admin_token=os.environ.get("RECSYS_ADMIN_TOKEN"))
-        uvicorn.run(app, host=host, port=port)
+    run_server(bundle, host=host, port=port, decisions=decisions, redis=redis)
 
 
 @app.command()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hmac
 import time
 from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Body, Depends, FastAPI, Header, HTTPException, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, InfoMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -20,6 +21,9 @@ from recsys.bundle import BundleRefused
 from recsys.types import Behaviour, Event, ExternalId
 from serving.answer import Answer, NotServed, RequestError
 from serving.recommender import Recommender
+
+if TYPE_CHECKING:
+    from serving.shared import SharedState
 
 MAX_K = 500
 MAX_BODY_BYTES = 64 << 10
@@ -90,10 +94,10 @@ class RoomEndedIn(_Body):
 
 
 class OnAirIn(_Body):
-    """The product that a room shows."""
+    """The product that a room shows; none if it is left out."""
 
     room_id: Id
-    item_id: Id
+    item_id: Id | None = None
 
 
 class ForgetIn(_Body):
@@ -122,7 +126,11 @@ class AnswerOut(BaseModel):
 
 
 def create_app(
-    recommender: Recommender, *, admin_token: str | None = None, max_in_flight: int = 64
+    recommender: Recommender,
+    *,
+    admin_token: str | None = None,
+    max_in_flight: int = 64,
+    shared: SharedState | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -130,6 +138,7 @@ def create_app(
         recommender: what answers.
         admin_token: bearer token of the calls under /v1/admin; None refuses them all.
         max_in_flight: requests beyond so many at once are turned away with 503.
+        shared: what its reports are shared by, for the metrics; who started it stops it.
     """
     app = FastAPI(title="Live-commerce recommendations", version=recommender.version)
     registry = CollectorRegistry()
@@ -141,6 +150,8 @@ def create_app(
         buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0),
     )
     registry.register(_Counts(recommender))
+    if shared is not None:
+        registry.register(_Sharing(shared))
     app.add_middleware(_Limits, max_in_flight=max_in_flight)
 
     def allowed_to_administer(authorization: Annotated[str, Header()] = "") -> None:
@@ -246,8 +257,11 @@ def create_app(
 
     @app.post("/v1/admin/on_air", status_code=204, dependencies=admin)
     def on_air(report: OnAirIn) -> None:
-        """Says which product a room shows."""
-        recommender.on_air(report.room_id, report.item_id)
+        """Says which product a room shows, if any."""
+        if report.item_id is None:
+            recommender.off_air(report.room_id)
+        else:
+            recommender.on_air(report.room_id, report.item_id)
 
     @app.post("/v1/admin/stock", status_code=204, dependencies=admin)
     def stock(report: StockIn) -> None:
@@ -324,6 +338,18 @@ class _Counts(Collector):
             counts.add_metric([kind], count, created=self._started_s)
         yield counts
         yield InfoMetricFamily("recsys_bundle", "The bundle in use", {"version": self._recommender.version})
+
+
+class _Sharing(Collector):
+    """How far this process is behind the others, and what the sharing lost."""
+
+    def __init__(self, shared: SharedState) -> None:
+        self._shared = shared
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """One gauge a field of `SharedStats`."""
+        for name, value in asdict(self._shared.stats()).items():
+            yield GaugeMetricFamily(f"recsys_shared_{name}", "See serving.shared.SharedStats", float(value))
 
 
 class _Limits:

@@ -18,14 +18,16 @@ import numpy as np
 from recsys.bundle import MAX_BYTES
 from recsys.data.ids import id_key
 from recsys.data.tombstones import forget as write_tombstone
-from recsys.data.tombstones import forgotten, tombstone
+from recsys.data.tombstones import forgotten as read_forgotten
+from recsys.data.tombstones import put_on_list, tombstone
 from recsys.types import Behaviour, Event, ExternalId
 from serving.answer import RequestError
 from serving.bitmap import Bitmap
 from serving.decisions import DecisionLog
 from serving.loaded import LoadedBundle
 from serving.products import Asker
-from serving.rooms import LiveRoom, RoomJournal, RoomService
+from serving.reports import Aired, EndedRoom, ForgottenUser, ItemReport, LiveRoom, Observed, Report
+from serving.rooms import RoomJournal, RoomService
 from serving.state import Action, Facts, FreshActions
 
 SECOND_US = 1_000_000
@@ -73,6 +75,7 @@ class Reporting:
         self._counts: Counter[str] = Counter()
         self._counting = threading.Lock()
         self._newest_us = 0
+        self._listener: Callable[[Report], None] | None = None
         self._previous: LoadedBundle | None = None
         self._current = self._serving(loaded)
         self.reread_forgotten()
@@ -89,32 +92,9 @@ class Reporting:
             RequestError: the behaviour is none of the log contract's, or a time or length is none.
         """
         event = _checked(event)
-        at_us = _to_us(event.timestamp)
         self._count("observed")
-        if self._is_future(at_us):
-            self._count("future_event")
-            return
-        # A sender's clock may be a little ahead; what has not happened here yet would count as more than one.
-        at_us = min(at_us, self._clock_us())
-        self._log_time_reaches(at_us)
-        loaded = self._current.loaded
-        if self._asker(loaded, event.user_id, personalised=True).why_not is not None:
-            self._count("not_kept")  # the person is forgotten or has opted out
-            return
-        if event.room_id is not None or event.streamer_id is not None:
-            with self._writing:
-                if not self._journal.observed(event, at_us):
-                    self._count("repeated_event")
-                    return
-                self._current.rooms.observe(event, at_us)
-        if event.item_id is None or event.event is Behaviour.IMPRESSION:
-            return
-        if loaded.catalogue.items.get(event.item_id) < 0:
-            self._count("unknown_item")
-            return
-        action = Action(at_us, id_key(event.item_id), event.event)
-        if not self._fresh.add(id_key(event.user_id), action):
-            self._count("repeated_event")
+        if self._see(event) and self._listener is not None:
+            self._listener(Observed(event))
 
     def room_started(
         self,
@@ -132,29 +112,27 @@ class Reporting:
         for name, value in (("room_id", room_id), ("streamer_id", streamer_id)):
             if value is None:
                 raise RequestError(f"room_started: {name} is None")
-        at_us = self._reported_us(at)
-        with self._writing:
-            room = LiveRoom(room_id, streamer_id, at_us, category)
-            self._journal.started(room)
-            self._current.rooms.started(room)
+        self._report(LiveRoom(room_id, streamer_id, self._reported_us(at), category))
 
     def room_ended(self, room_id: ExternalId) -> None:
         """Says that a room is over: it is in no answer from now on, whatever events still come."""
-        with self._writing:
-            self._journal.over(room_id)
-            self._current.rooms.ended(room_id)
+        self._report(EndedRoom(room_id))
 
     def on_air(self, room_id: ExternalId, item_id: ExternalId, *, at: datetime | None = None) -> None:
-        """Says which product is shown in a live room, until another is.
+        """Says which product is shown in a live room, until another is or `off_air` is told.
 
         Raises:
             RequestError: `at` is no time or in the future.
         """
-        at_us = self._reported_us(at)
-        with self._writing:
-            self._journal.on_air(room_id, item_id, at_us)
-            if not self._current.rooms.on_air(room_id, item_id, at_us):
-                self._count("on_air_in_no_live_room")
+        self._report(Aired(room_id, item_id, self._reported_us(at)))
+
+    def off_air(self, room_id: ExternalId, *, at: datetime | None = None) -> None:
+        """Says that a live room shows no product, until one is on air again.
+
+        Raises:
+            RequestError: `at` is no time or in the future.
+        """
+        self._report(Aired(room_id, None, self._reported_us(at)))
 
     def stock_changed(self, item_id: ExternalId, units: float) -> None:
         """Says how many units of a product are left; at 0 or below it is in no answer from now on.
@@ -164,34 +142,70 @@ class Reporting:
         """
         if not isinstance(units, int | float | np.number) or np.isnan(units):
             raise RequestError(f"units={units!r} of product {item_id!r}: give a number")
-        self._report(item_id, units=float(units))
+        self._report(ItemReport(item_id, units=float(units)))
 
     def item_listed(self, item_id: ExternalId, *, listed: bool = True) -> None:
         """Says whether a product is for sale."""
-        self._report(item_id, listed=listed)
+        self._report(ItemReport(item_id, listed=listed))
 
     def item_blocked(self, item_id: ExternalId, *, blocked: bool = True) -> None:
         """Says whether a product must not be shown, whatever its stock."""
-        self._report(item_id, blocked=blocked)
+        self._report(ItemReport(item_id, blocked=blocked))
 
     def forget(self, user_id: ExternalId) -> None:
         """Removes a person for good: from this process now, and from every bundle beside this one.
 
         The tombstone lies beside the bundles and outlives them.
         """
+        self._report(ForgottenUser(user_id))
+
+    def listen(self, listener: Callable[[Report], None] | None) -> None:
+        """Has every report that changes something told to one listener; None ends it.
+
+        It is told in the order in which reports take effect, events aside, and may only make a note of it:
+        the next report waits meanwhile.
+        """
         with self._writing:
-            mark = write_tombstone(self.path.parent, user_id)
-            self._forgotten |= {mark}
-            self._fresh.forget(id_key(user_id))
-            self._journal.forget(user_id)
-            self._current.rooms.forget(user_id)
-            if self._decisions is not None:
-                self._decisions.forget(user_id)
+            self._listener = listener
+
+    def take_in(self, report: Report, *, provided: Callable[[], bool] | None = None) -> bool:
+        """Takes in what was reported to another process; the listener is not told.
+
+        Args:
+            report: what. An event that the bundle's own log holds changes nothing.
+            provided: asked while no other report can come between; False leaves the report out.
+
+        Returns:
+            whether it was taken in.
+
+        Raises:
+            RequestError: as the call that it was reported by.
+        """
+        if isinstance(report, Observed):
+            event = _checked(report.event)
+            return _to_us(event.timestamp) > self._current.loaded.catalogue.as_of_us and self._see(event)
+        with self._writing:
+            if provided is not None and not provided():
+                return False
+            self._apply(report)
+            return True
 
     def reread_forgotten(self) -> None:
         """Reads the list of forgotten people again: other processes write to it too."""
         with self._writing:
-            self._forgotten |= forgotten(self.path.parent)
+            self._forgotten |= read_forgotten(self.path.parent)
+
+    @property
+    def forgotten(self) -> frozenset[str]:
+        """The tombstones of everybody whom this process knows to be forgotten."""
+        return self._forgotten
+
+    def remember_forgotten(self, marks: frozenset[str]) -> None:
+        """Puts people who were forgotten elsewhere on the list beside the bundles, by their tombstones."""
+        with self._writing:
+            for mark in sorted(marks - self._forgotten):
+                put_on_list(self.path.parent, mark)
+            self._forgotten |= marks
 
     @property
     def path(self) -> Path:
@@ -209,20 +223,82 @@ class Reporting:
                 available.put(index, facts.available(index in loaded.in_stock))
         return Current(loaded, available, RoomService.of(loaded.catalogue, loaded.rooms, self._journal))
 
-    def _report(
-        self,
-        item_id: ExternalId,
-        *,
-        units: float | None = None,
-        listed: bool | None = None,
-        blocked: bool | None = None,
-    ) -> None:
+    def _report(self, report: Report) -> None:
         with self._writing:
-            facts = self._facts.report(id_key(item_id), units=units, listed=listed, blocked=blocked)
-            loaded = self._current.loaded
-            index = loaded.catalogue.items.get(item_id)
-            if index >= 0:
-                self._current.available.put(index, facts.available(index in loaded.in_stock))
+            self._apply(report)
+            if self._listener is not None:
+                self._listener(report)
+
+    def _apply(self, report: Report) -> None:
+        """A report takes effect; the caller holds `_writing`."""
+        if isinstance(report, ItemReport):
+            self._item(report)
+        elif isinstance(report, LiveRoom):
+            self._started(report)
+        elif isinstance(report, EndedRoom):
+            self._journal.over(report.room_id)
+            self._current.rooms.ended(report.room_id)
+        elif isinstance(report, Aired):
+            if self._journal.on_air(report) and not self._current.rooms.on_air(report):
+                self._count("on_air_in_no_live_room")
+        elif isinstance(report, ForgottenUser):
+            self._forget(report.user_id)
+
+    def _see(self, event: Event) -> bool:
+        """An event takes effect, or is counted as one that has none: False."""
+        at_us = _to_us(event.timestamp)
+        if self._is_future(at_us):
+            self._count("future_event")
+            return False
+        # A sender's clock may be a little ahead; what has not happened here yet would count as more than one.
+        at_us = min(at_us, self._clock_us())
+        self._log_time_reaches(at_us)
+        loaded = self._current.loaded
+        if self._asker(loaded, event.user_id, personalised=True).why_not is not None:
+            self._count("not_kept")  # the person is forgotten or has opted out
+            return False
+        in_room = event.room_id is not None or event.streamer_id is not None
+        if in_room:
+            with self._writing:
+                if not self._journal.observed(event, at_us):
+                    self._count("repeated_event")
+                    return False
+                self._current.rooms.observe(event, at_us)
+        if event.item_id is None or event.event is Behaviour.IMPRESSION:
+            return in_room
+        if loaded.catalogue.items.get(event.item_id) < 0:
+            self._count("unknown_item")
+            return True  # a process with another bundle may know it
+        action = Action(at_us, id_key(event.item_id), event.event)
+        if not self._fresh.add(id_key(event.user_id), action):
+            self._count("repeated_event")
+            return in_room
+        return True
+
+    def _item(self, report: ItemReport) -> None:
+        facts = self._facts.report(
+            id_key(report.item_id), units=report.units, listed=report.listed, blocked=report.blocked
+        )
+        loaded = self._current.loaded
+        index = loaded.catalogue.items.get(report.item_id)
+        if index >= 0:
+            self._current.available.put(index, facts.available(index in loaded.in_stock))
+
+    def _started(self, room: LiveRoom) -> None:
+        self._journal.started(room)
+        self._current.rooms.started(room)
+        aired = self._journal.aired.get(id_key(room.room_id))
+        if aired is not None:  # reported before the room was
+            self._current.rooms.on_air(aired)
+
+    def _forget(self, user_id: ExternalId) -> None:
+        mark = write_tombstone(self.path.parent, user_id)
+        self._forgotten |= {mark}
+        self._fresh.forget(id_key(user_id))
+        self._journal.forget(user_id)
+        self._current.rooms.forget(user_id)
+        if self._decisions is not None:
+            self._decisions.forget(user_id)
 
     def _asker(self, loaded: LoadedBundle, user_id: ExternalId, personalised: bool) -> Asker:
         if not personalised:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -27,6 +26,7 @@ from recsys.rooms.scorer import RoomScorer
 from recsys.rooms.state import LiveState
 from recsys.types import Event, ExternalId
 from serving.answer import Entry
+from serving.reports import Aired, LiveRoom
 
 #: Ended rooms and events kept for the next bundle's state.
 MAX_ENDED = 100_000
@@ -69,25 +69,6 @@ class GrowingIds:
         return self._spelt[own] if own >= 0 else self._base.one(index)
 
 
-@dataclass(frozen=True, slots=True)
-class LiveRoom:
-    """What was reported of a live room, by external id."""
-
-    room_id: ExternalId
-    streamer_id: ExternalId
-    started_us: int
-    category: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Aired:
-    """What was reported to be on air in a room, by external id."""
-
-    room_id: ExternalId
-    item_id: ExternalId
-    at_us: int
-
-
 class RoomJournal:
     """What was reported since the bundle was made, for the state of the next one. Bounded."""
 
@@ -111,15 +92,16 @@ class RoomJournal:
         while len(self.ended) > MAX_ENDED:
             self.ended.popitem(last=False)
 
-    def on_air(self, room_id: ExternalId, item_id: ExternalId, at_us: int) -> None:
-        """A product is on air in a room, unless a later one is already."""
-        key = id_key(room_id)
-        if key in self.aired and self.aired[key].at_us > at_us:
-            return
-        self.aired[key] = Aired(room_id, item_id, at_us)
+    def on_air(self, aired: Aired) -> bool:
+        """A product is on air in a room, or nothing is; False where something later was reported already."""
+        key = id_key(aired.room_id)
+        if key in self.aired and self.aired[key].at_us > aired.at_us:
+            return False
+        self.aired[key] = aired
         self.aired.move_to_end(key)
         while len(self.aired) > MAX_ENDED:
             self.aired.popitem(last=False)
+        return True
 
     def observed(self, event: Event, at_us: int) -> bool:
         """An event in a room; False where it is one of the last `MAX_EVENTS` again."""
@@ -206,7 +188,7 @@ class RoomService:
 
     def _replay_aired(self, journal: RoomJournal) -> None:
         for aired in journal.aired.values():
-            self.on_air(aired.room_id, aired.item_id, aired.at_us)
+            self.on_air(aired)
 
     def started(self, room: LiveRoom) -> None:
         """A room goes live."""
@@ -221,10 +203,11 @@ class RoomService:
         with self._lock:
             self._state.room_ended(self._rooms.index(room_id))
 
-    def on_air(self, room_id: ExternalId, item_id: ExternalId, at_us: int) -> bool:
-        """A product is on air in a room; whether the room is live."""
+    def on_air(self, aired: Aired) -> bool:
+        """A product is on air in a room, or nothing is; whether the room is live."""
         with self._lock:
-            return self._state.on_air(self._rooms.get(room_id), self._items.get(item_id), at_us)
+            room, item = self._rooms.get(aired.room_id), self._items.get(aired.item_id)
+            return self._state.on_air(room, item, aired.at_us)
 
     def observe(self, event: Event, at_us: int) -> None:
         """An event in a room, or of a user with a streamer."""

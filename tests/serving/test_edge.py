@@ -94,6 +94,8 @@ def test_rooms_come_and_go(client: Client) -> None:
     answer = client.get("/v1/rooms", params={"user_id": KNOWN})
     assert ids(answer) == ["a"]
     assert answer.json()["entries"][0]["facts"] == {"streamer_id": 7, "item_id": item_id(4)}
+    tell("on_air", room_id="a")
+    assert client.get("/v1/rooms", params={"user_id": KNOWN}).json()["entries"][0]["facts"]["item_id"] is None
     tell("room_ended", room_id="a")
     assert ids(client.get("/v1/rooms", params={"user_id": KNOWN})) == []
 

@@ -92,6 +92,23 @@ def test_a_room_is_there_from_its_start_to_its_end(recommender: Recommender) -> 
     assert recommender.rooms(KNOWN).ids == [77]
 
 
+def test_what_is_on_air_ends_and_may_be_reported_before_the_room(recommender: Recommender) -> None:
+    def shown() -> object:
+        return recommender.rooms(KNOWN).entries[0].facts["item_id"]
+
+    recommender.on_air("a", item_id(4))
+    recommender.room_started("a", "s-2")
+    assert shown() == item_id(4)
+    recommender.off_air("a", at=AS_OF + timedelta(minutes=1))
+    assert shown() is None
+    recommender.on_air("a", item_id(5), at=AS_OF)  # of before, told late
+    assert shown() is None
+    recommender.swap(recommender.path)
+    assert shown() is None
+    recommender.on_air("a", item_id(5), at=AS_OF + timedelta(minutes=2))
+    assert shown() == item_id(5)
+
+
 def test_the_users_own_streamer_comes_first(recommender: Recommender) -> None:
     for room, streamer in (("a", "s-0"), ("b", "s-1"), ("c", "s-2")):
         recommender.room_started(room, streamer)
