@@ -299,6 +299,7 @@ def test_every_command_has_help_with_an_example(capsys):
         "recommend",
         "hot",
         "rooms",
+        "deliver",
         "serve",
         "demo",
     )

@@ -16,8 +16,9 @@ import pytest
 import serving.loaded
 from recsys.bundle import BundleRefused, Reason, Section
 from recsys.errors import DataError
+from recsys.pointer import point_to, pointed_to
 from serving.answer import RequestError
-from serving.reload import Follower, point_to, pointed_to
+from serving.reload import Follower
 from tests.serving.conftest import N_ITEMS, MakeBundle, item_id, load, make_sections, user_id
 
 KNOWN = user_id(0)
