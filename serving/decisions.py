@@ -2,7 +2,8 @@
 
 A file has the columns of the log contract's `events` table, each row an impression with position and source,
 and beside them `call`, `version`, `reason` and `score`. Laid beside the other part files of `events/` it is a
-part of the log. A request only appends to a list in memory; a thread writes.
+part of the log. A request only appends to a list in memory; a thread writes,
+in a forked process one of its own.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import pyarrow.parquet as pq
 from recsys.data.ids import id_key
 from recsys.types import Behaviour, ExternalId
 from serving.answer import Answer
+from serving.forks import tell_of_forks
 
 _log = logging.getLogger(__name__)
 _SUFFIX = ".parquet"
@@ -76,17 +78,23 @@ class DecisionLog:
         self._every_s = every_s
         self._max_waiting = max_waiting
         self._max_files = max_files
-        self._waiting: list[Decision] = []
         self._number = 0
+        self._begin()
+        tell_of_forks(self)
+
+    def _begin(self) -> None:
+        self._waiting: list[Decision] = []
         self._adding = threading.Lock()
         self._files = threading.Lock()  # one writer or remover of files at a time
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="decision-log", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None  # begins with the first decision
 
     def add(self, decision: Decision) -> None:
         """Takes a decision in; it never waits for the disk."""
         with self._adding:
+            if self._thread is None and not self._stop.is_set():
+                self._thread = threading.Thread(target=self._run, name="decision-log", daemon=True)
+                self._thread.start()
             if len(self._waiting) < self._max_waiting:
                 self._waiting.append(decision)
             else:
@@ -123,8 +131,27 @@ class DecisionLog:
     def close(self) -> None:
         """Writes what is left and ends the thread."""
         self._stop.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         self.flush()
+
+    def before_fork(self) -> None:
+        """Lets a file under way be finished; see `serving.forks`."""
+        self._files.acquire()
+        self._adding.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        """Goes on."""
+        self._adding.release()
+        self._files.release()
+
+    def after_fork_in_child(self) -> None:
+        """Begins anew with nothing waiting: what waited is the parent's to write."""
+        closed = self._stop.is_set()
+        self.dropped = 0
+        self._begin()
+        if closed:
+            self._stop.set()
 
     def __enter__(self) -> Self:
         return self

@@ -10,6 +10,7 @@ from typing import Protocol, Self
 
 from recsys.errors import RecsysError
 from recsys.pointer import pointed_to
+from serving.forks import tell_of_forks
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Follower:
         self._recommender = recommender
         self._directory = Path(directory)
         self._interval_s = interval_s
+        self._looking = threading.Lock()  # held during a look, and across a fork
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._refused: Path | None = None
@@ -51,6 +53,10 @@ class Follower:
 
     def check(self) -> bool:
         """One look: True where another bundle was taken into use."""
+        with self._looking:
+            return self._look()
+
+    def _look(self) -> bool:
         try:
             self._recommender.reread_forgotten()
             target = pointed_to(self._directory)
@@ -67,17 +73,36 @@ class Follower:
         return True
 
     def start(self) -> Self:
-        """Looks from a thread of its own until `stop`."""
+        """Looks from a thread of its own until `stop`; a forked process does so by itself."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="bundle-follower", daemon=True)
-            self._thread.start()
+            tell_of_forks(self)
+            self._begin()
         return self
+
+    def _begin(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="bundle-follower", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
         """Ends the thread; a swap in progress is finished first."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
+
+    def before_fork(self) -> None:
+        """Lets a swap under way be finished; see `serving.forks`."""
+        self._looking.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        """Goes on."""
+        self._looking.release()
+
+    def after_fork_in_child(self) -> None:
+        """Looks from a thread of this process, unless it was stopped before."""
+        self._looking = threading.Lock()
+        if self._thread is not None and not self._stop.is_set():
+            self._stop = threading.Event()
+            self._begin()
 
     def __enter__(self) -> Self:
         return self.start()
