@@ -421,6 +421,12 @@ def serve(
         Path, typer.Option(help="Where bundles go that an alias of MLflow names; see `deliver`.")
     ] = Path("bundles"),
     every: Annotated[float, typer.Option(help="Seconds between two looks at what to follow.", min=0.1)] = 10,
+    challenger: Annotated[Path | None, typer.Option(help="A bundle that answers some of the users.")] = None,
+    share: Annotated[float, typer.Option(help="Which share of the users it has.", min=0, max=1)] = 0.1,
+    salt: Annotated[str, typer.Option(help="Another salt draws other users.")] = "",
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="The challenger's answers are only logged, see --decisions.")
+    ] = False,
     redis: Annotated[
         str | None,
         typer.Option(help="URL of a Redis through which several processes share what is reported to them."),
@@ -437,7 +443,19 @@ def serve(
     """
     from recsys.server import run_server
 
-    run_server(bundle, host=host, port=port, decisions=decisions, redis=redis, folder=to, every_s=every)
+    run_server(
+        bundle,
+        host=host,
+        port=port,
+        decisions=decisions,
+        redis=redis,
+        folder=to,
+        every_s=every,
+        challenger=challenger,
+        share=share,
+        salt=salt,
+        shadow=shadow,
+    )
 
 
 @app.command()

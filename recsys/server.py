@@ -33,6 +33,10 @@ def run_server(
     redis: str | None,
     folder: Path = Path("bundles"),
     every_s: float = 10.0,
+    challenger: Path | None = None,
+    share: float = 0.0,
+    salt: str = "",
+    shadow: bool = False,
 ) -> None:
     """Answers over HTTP until the process is told to end.
 
@@ -43,6 +47,7 @@ def run_server(
         redis: URL through which processes share what is reported to them, if they do.
         folder: where the bundles go that an alias names.
         every_s: seconds between two looks at what is followed.
+        challenger, share, salt, shadow: a trial from the start; see `Recommender.challenge`.
 
     Raises:
         BundleRefused: the bundle is not fit to answer.
@@ -58,6 +63,8 @@ def run_server(
         recommender = Recommender.load(pointed_to(path) if followed else path, decisions=log)
         if followed:
             running.enter_context(recommender.watch(path, interval_s=every_s))
+        if challenger is not None:
+            recommender.challenge(challenger, share=share, salt=salt, shadow=shadow)
         shared = None if redis is None else running.enter_context(_shared(recommender, redis))
         app = create_app(recommender, admin_token=os.environ.get(ADMIN_TOKEN), shared=shared)
         uvicorn.run(app, host=host, port=port)

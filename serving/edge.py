@@ -122,6 +122,7 @@ class AnswerOut(BaseModel):
     version: str
     fallback: str | None
     shortfall: str | None
+    arm: str | None
     entries: list[EntryOut]
 
 
@@ -311,6 +312,7 @@ def _out(answer: Answer) -> AnswerOut:
         version=answer.version,
         fallback=answer.fallback,
         shortfall=answer.shortfall,
+        arm=answer.arm,
         entries=[
             EntryOut(
                 id=entry.id,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -18,12 +19,13 @@ from recsys.data.tombstones import forgotten
 from recsys.types import ExternalId
 from serving import products
 from serving.answer import Answer, RequestError
-from serving.decisions import Decision, DecisionLog
+from serving.decisions import SHADOW, Decision, DecisionLog
 from serving.diversity import Shape
 from serving.loaded import LoadedBundle
 from serving.products import Filters
 from serving.reload import Follower
-from serving.reporting import Reporting
+from serving.reporting import Current, Reporting
+from serving.trial import CHALLENGER, CHAMPION, Shadow, Split, Trial
 
 
 class Recommender(Reporting):
@@ -31,6 +33,8 @@ class Recommender(Reporting):
 
     `Recommender.load` opens a bundle; reports are inherited from `Reporting`.
     """
+
+    _trial: Trial | None = None
 
     @classmethod
     def load(
@@ -94,19 +98,16 @@ class Recommender(Reporting):
         """
         products.check_k(k)
         shape = Shape(max_per_category, diversity)
-        current = self._current
-        at_us = self._at_us(current.loaded, now)
-        answer = products.for_user(
-            current.loaded,
-            current.available,
-            self._asker(current.loaded, user_id, personalised),
-            Filters(allow, deny, category, price),
-            shape,
-            k=k,
-            repeat=repeat,
-            at_us=at_us,
-        )
-        return self._shown("products", user_id, at_us, answer)
+        filters = Filters(None if allow is None else tuple(allow), tuple(deny), category, price)
+
+        def ask(current: Current) -> tuple[int, Answer]:
+            at_us = self._at_us(current.loaded, now)
+            asker = self._asker(current.loaded, user_id, personalised)
+            return at_us, products.for_user(
+                current.loaded, current.available, asker, filters, shape, k=k, repeat=repeat, at_us=at_us
+            )
+
+        return self._answered("products", user_id, ask)
 
     def rooms(
         self,
@@ -132,21 +133,24 @@ class Recommender(Reporting):
             RequestError: k is no whole number of at least 1, or `now` none or in the future.
         """
         products.check_k(k)
-        current = self._current
-        loaded, available = current.loaded, current.available
-        why_not, at_us = self._asker(loaded, user_id, personalised).why_not, self._live_us(loaded, now)
-        entries, known, live = current.rooms.rank(
-            user_id if why_not is None else None,
-            k=k,
-            now_us=at_us,
-            available=lambda item: item in available,
-            explore=explore,
-        )
-        if why_not is None and not known:
-            why_not = "unknown user"
-        fallback = None if why_not is None else f"popular: {why_not}"
-        answer = Answer(tuple(entries), loaded.version, fallback, _shortfall(len(entries), k, live))
-        return self._shown("rooms", user_id, at_us, answer)
+
+        def ask(current: Current) -> tuple[int, Answer]:
+            loaded, available = current.loaded, current.available
+            why_not, at_us = self._asker(loaded, user_id, personalised).why_not, self._live_us(loaded, now)
+            entries, known, live = current.rooms.rank(
+                user_id if why_not is None else None,
+                k=k,
+                now_us=at_us,
+                available=lambda item: item in available,
+                explore=explore,
+            )
+            if why_not is None and not known:
+                why_not = "unknown user"
+            fallback = None if why_not is None else f"popular: {why_not}"
+            answer = Answer(tuple(entries), loaded.version, fallback, _shortfall(len(entries), k, live))
+            return at_us, answer
+
+        return self._answered("rooms", user_id, ask)
 
     def next_products(
         self,
@@ -236,7 +240,10 @@ class Recommender(Reporting):
     @property
     def counts(self) -> Mapping[str, int]:
         """How often what happened: requests by fallback, observed, unknown, repeated and future events."""
-        return dict(self._counts)
+        trial = self._trial
+        if trial is None or trial.shadow is None:
+            return dict(self._counts)
+        return {**self._counts, "shadow_failed": trial.shadow.failed}
 
     def swap(self, path: Path | str) -> str:
         """Takes another bundle into use and returns its version; requests in flight finish on the old one.
@@ -269,7 +276,83 @@ class Recommender(Reporting):
         """Follows the directory's CURRENT pointer from a thread; `stop()` on what comes back ends it."""
         return Follower(self, directory, interval_s=interval_s).start()
 
+    # -- trials ---------------------------------------------------------------------------------------------
+
+    def challenge(
+        self,
+        path: Path | str,
+        *,
+        share: float,
+        salt: str = "",
+        shadow: bool = False,
+        max_waiting: int = 1_000,
+    ) -> str:
+        """Puts a challenger beside the champion and returns its version, until `end_challenge`.
+
+        It answers the requests of a share of the users for products and rooms: always the same users, and the
+        answer says which arm it is of. In the shadow the champion answers everybody, and what the challenger
+        would have answered a share of them is only logged: nobody waits for it, and what is too much is left
+        out and counted as `shadow_dropped`. It takes its time from the same cores. Reports reach both.
+
+        Args:
+            path: the challenger's directory.
+            share: of the users, from 0 to 1.
+            salt: another one draws other users.
+            shadow: whether its answers are only logged.
+            max_waiting: requests that wait for the shadow at most.
+
+        Raises:
+            BundleRefused: as `load`; a trial under way goes on.
+            RequestError: the share is none, or a shadow has no decision log to be in.
+        """
+        split = Split(share, salt)
+        if shadow and self._decisions is None:
+            raise RequestError("shadow=True: give the recommender a decision log, it is all that a shadow is")
+        with self._swapping:
+            loaded = LoadedBundle.open(path, max_bytes=self._max_bytes)
+            with self._writing:
+                self._forgotten |= forgotten(loaded.bundle.path.parent)
+                queue = Shadow(max_waiting=max_waiting) if shadow else None
+                before, self._trial = self._trial, Trial(self._serving(loaded), split, queue)
+        if before is not None and before.shadow is not None:
+            before.shadow.close()
+        return loaded.version
+
+    def end_challenge(self) -> None:
+        """Has the champion answer everybody again; `swap` makes a challenger the champion."""
+        with self._writing:
+            before, self._trial = self._trial, None
+        if before is not None and before.shadow is not None:
+            before.shadow.close()
+
     # -- inside ---------------------------------------------------------------------------------------------
+
+    def _in_use(self) -> tuple[Current, ...]:
+        trial = self._trial
+        return (self._current,) if trial is None else (self._current, trial.challenger)
+
+    def _answered(
+        self, call: str, user_id: ExternalId, ask: Callable[[Current], tuple[int, Answer]]
+    ) -> Answer:
+        """The answer of the bundle that has the user."""
+        trial = self._trial
+        if trial is None:
+            return self._shown(call, user_id, *ask(self._current))
+        chosen, shadow = trial.split.has(user_id), trial.shadow
+        if shadow is None:
+            at_us, answer = ask(trial.challenger if chosen else self._current)
+            self._count("answered_by_challenger", times=chosen)
+            arm = CHALLENGER if chosen else CHAMPION
+            return self._shown(call, user_id, at_us, replace(answer, arm=arm))
+        at_us, answer = ask(self._current)
+        if chosen and not shadow.put(lambda: self._shadowed(call, user_id, at_us, ask(trial.challenger)[1])):
+            self._count("shadow_dropped")
+        return self._shown(call, user_id, at_us, answer)
+
+    def _shadowed(self, call: str, user_id: ExternalId, at_us: int, answer: Answer) -> None:
+        self._count("shadowed")
+        if self._decisions is not None and not self._is_forgotten(user_id):
+            self._decisions.add(Decision(call, user_id, at_us, replace(answer, arm=SHADOW)))
 
     def _shown(self, call: str, user_id: ExternalId, at_us: int, answer: Answer) -> Answer:
         if self._decisions is not None and not self._is_forgotten(user_id):

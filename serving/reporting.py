@@ -214,6 +214,10 @@ class Reporting:
 
     # -- inside ---------------------------------------------------------------------------------------------
 
+    def _in_use(self) -> tuple[Current, ...]:
+        """What reports take effect in: the bundle that answers, first."""
+        return (self._current,)
+
     def _serving(self, loaded: LoadedBundle) -> Current:
         """A bundle with all reports applied to it."""
         available = loaded.in_stock.copy()
@@ -237,10 +241,12 @@ class Reporting:
             self._started(report)
         elif isinstance(report, EndedRoom):
             self._journal.over(report.room_id)
-            self._current.rooms.ended(report.room_id)
+            for current in self._in_use():
+                current.rooms.ended(report.room_id)
         elif isinstance(report, Aired):
-            if self._journal.on_air(report) and not self._current.rooms.on_air(report):
-                self._count("on_air_in_no_live_room")
+            if self._journal.on_air(report):
+                live = [current.rooms.on_air(report) for current in self._in_use()]
+                self._count("on_air_in_no_live_room", times=not live[0])
         elif isinstance(report, ForgottenUser):
             self._forget(report.user_id)
 
@@ -263,10 +269,11 @@ class Reporting:
                 if not self._journal.observed(event, at_us):
                     self._count("repeated_event")
                     return False
-                self._current.rooms.observe(event, at_us)
+                for current in self._in_use():
+                    current.rooms.observe(event, at_us)
         if event.item_id is None or event.event is Behaviour.IMPRESSION:
             return in_room
-        if loaded.catalogue.items.get(event.item_id) < 0:
+        if all(current.loaded.catalogue.items.get(event.item_id) < 0 for current in self._in_use()):
             self._count("unknown_item")
             return True  # a process with another bundle may know it
         action = Action(at_us, id_key(event.item_id), event.event)
@@ -279,24 +286,26 @@ class Reporting:
         facts = self._facts.report(
             id_key(report.item_id), units=report.units, listed=report.listed, blocked=report.blocked
         )
-        loaded = self._current.loaded
-        index = loaded.catalogue.items.get(report.item_id)
-        if index >= 0:
-            self._current.available.put(index, facts.available(index in loaded.in_stock))
+        for current in self._in_use():
+            index = current.loaded.catalogue.items.get(report.item_id)
+            if index >= 0:
+                current.available.put(index, facts.available(index in current.loaded.in_stock))
 
     def _started(self, room: LiveRoom) -> None:
         self._journal.started(room)
-        self._current.rooms.started(room)
         aired = self._journal.aired.get(id_key(room.room_id))
-        if aired is not None:  # reported before the room was
-            self._current.rooms.on_air(aired)
+        for current in self._in_use():
+            current.rooms.started(room)
+            if aired is not None:  # reported before the room was
+                current.rooms.on_air(aired)
 
     def _forget(self, user_id: ExternalId) -> None:
         mark = write_tombstone(self.path.parent, user_id)
         self._forgotten |= {mark}
         self._fresh.forget(id_key(user_id))
         self._journal.forget(user_id)
-        self._current.rooms.forget(user_id)
+        for current in self._in_use():
+            current.rooms.forget(user_id)
         if self._decisions is not None:
             self._decisions.forget(user_id)
 
@@ -342,9 +351,10 @@ class Reporting:
             return round(now * SECOND_US)
         return max(loaded.catalogue.as_of_us, self._newest_us)
 
-    def _count(self, what: str) -> None:
-        with self._counting:
-            self._counts[what] += 1
+    def _count(self, what: str, *, times: int = 1) -> None:
+        if times:
+            with self._counting:
+                self._counts[what] += times
 
 
 def _to_us(moment: datetime) -> int:
