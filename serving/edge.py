@@ -186,6 +186,7 @@ def create_app(
         price_min: Finite | None = None,
         price_max: Finite | None = None,
         max_per_category: Annotated[int | None, Query(ge=1)] = None,
+        max_per_brand: Annotated[int | None, Query(ge=1)] = None,
         diversity: Annotated[float, Query(ge=0, le=1)] = 0.0,
         personalised: bool = True,
     ) -> AnswerOut:
@@ -201,6 +202,7 @@ def create_app(
                     category=category,
                     price=None if price_min is None and price_max is None else (price_min, price_max),
                     max_per_category=max_per_category,
+                    max_per_brand=max_per_brand,
                     diversity=diversity,
                     personalised=personalised,
                 )
@@ -221,10 +223,26 @@ def create_app(
             )
 
     @app.get("/v1/rooms")
-    def rooms(user_id: UserId, k: K = 10, personalised: bool = True, explore: bool = True) -> AnswerOut:
+    def rooms(
+        user_id: UserId,
+        k: K = 10,
+        max_per_streamer: Annotated[int | None, Query(ge=1)] = None,
+        max_per_category: Annotated[int | None, Query(ge=1)] = None,
+        personalised: bool = True,
+        explore: bool = True,
+    ) -> AnswerOut:
         """The best k rooms for a user, among those that are live."""
         with latency.labels("rooms").time():
-            return _out(recommender.rooms(user_id, k=k, personalised=personalised, explore=explore))
+            return _out(
+                recommender.rooms(
+                    user_id,
+                    k=k,
+                    max_per_streamer=max_per_streamer,
+                    max_per_category=max_per_category,
+                    personalised=personalised,
+                    explore=explore,
+                )
+            )
 
     @app.get("/v1/hot")
     def hot(k: K = 20) -> AnswerOut:

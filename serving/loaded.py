@@ -36,7 +36,7 @@ Found = tuple[int, float, str]
 
 
 class LoadedBundle:
-    """The sources, the combiner and the catalogue of one bundle; `categories` is (items,) codes, -1 for none.
+    """The sources, combiner and catalogue of one bundle; `categories` and `brands` are (items,), -1 for none.
 
     Args:
         bundle: opened, so every byte was checked against its hash.
@@ -87,7 +87,8 @@ class LoadedBundle:
                 self.hot = read_hot(name, section, n_items=self.n_items)
         self._check_sources()
         self.in_stock = self._in_stock()
-        self._category_names, self.categories = self._read_categories()
+        self._category_names, self.categories = self._codes("category")
+        _, self.brands = self._codes("brand")
         self._prices = self._read_prices()
         self._warm()
 
@@ -191,11 +192,12 @@ class LoadedBundle:
             inside &= self._prices <= most
         return Bitmap.of(inside)
 
-    def _read_categories(self) -> tuple[dict[str, int], IntArray]:
+    def _codes(self, column: str) -> tuple[dict[str, int], IntArray]:
+        """The values of a column of the items with their codes, and (items,) the codes, -1 for none."""
         table = self.catalogue.item_table
-        if "category" not in table.column_names or table["category"].null_count == self.n_items:
+        if column not in table.column_names or table[column].null_count == self.n_items:
             return {}, np.full(self.n_items, -1, dtype=np.int32)
-        encoded = pc.dictionary_encode(table["category"].combine_chunks().cast(pa.string()))
+        encoded = pc.dictionary_encode(table[column].combine_chunks().cast(pa.string()))
         names = {name: code for code, name in enumerate(encoded.dictionary.to_pylist())}
         return names, _numbers(encoded.indices, np.dtype(np.int32), -1)
 

@@ -25,6 +25,7 @@ from serving.loaded import LoadedBundle
 from serving.products import Filters
 from serving.reload import Follower
 from serving.reporting import Current, Reporting
+from serving.rooms import RoomCaps
 from serving.trial import CHALLENGER, CHAMPION, Shadow, Split, Trial
 
 
@@ -72,6 +73,7 @@ class Recommender(Reporting):
         category: str | None = None,
         price: tuple[float | None, float | None] | None = None,
         max_per_category: int | None = None,
+        max_per_brand: int | None = None,
         diversity: float = 0.0,
         personalised: bool = True,
         now: float | None = None,
@@ -87,6 +89,7 @@ class Recommender(Reporting):
             category: only products of this category.
             price: only products that cost from the first to the second; None is no bound.
             max_per_category: at most so many products of one category.
+            max_per_brand: at most so many products of one `brand`, a column of the log's items.
             diversity: from 0, the order of the scores, to 1, what is least like the products above it; see
                 `serving.diversity`. A product may then score less than one below it.
             personalised: False answers without using anything of this user.
@@ -94,10 +97,10 @@ class Recommender(Reporting):
                 the bundle's own moment and all observed events, so that a replay needs no clock.
 
         Raises:
-            RequestError: k, `now`, max_per_category or diversity outside its range.
+            RequestError: k, `now`, a cap or diversity outside its range.
         """
         products.check_k(k)
-        shape = Shape(max_per_category, diversity)
+        shape = Shape(max_per_category, diversity, max_per_brand)
         filters = Filters(None if allow is None else tuple(allow), tuple(deny), category, price)
 
         def ask(current: Current) -> tuple[int, Answer]:
@@ -114,6 +117,8 @@ class Recommender(Reporting):
         user_id: ExternalId,
         *,
         k: int = 10,
+        max_per_streamer: int | None = None,
+        max_per_category: int | None = None,
         personalised: bool = True,
         explore: bool = True,
         now: float | None = None,
@@ -123,6 +128,8 @@ class Recommender(Reporting):
         Args:
             user_id: as the log spells it.
             k: how many, at least 1.
+            max_per_streamer: at most so many rooms of one streamer.
+            max_per_category: at most so many rooms of one category; rooms without one are not counted.
             personalised: False answers without using anything of this user.
             explore: whether streamers new to the user, or to everybody, have their share of the list; see
                 `recsys.rooms.explore`. A room that is there for it may score less than one below.
@@ -130,9 +137,10 @@ class Recommender(Reporting):
                 time of the log, as for `products`.
 
         Raises:
-            RequestError: k is no whole number of at least 1, or `now` none or in the future.
+            RequestError: k or a cap is no whole number of at least 1, or `now` none or in the future.
         """
         products.check_k(k)
+        caps = RoomCaps(max_per_streamer, max_per_category)
 
         def ask(current: Current) -> tuple[int, Answer]:
             loaded, available = current.loaded, current.available
@@ -143,12 +151,15 @@ class Recommender(Reporting):
                 now_us=at_us,
                 available=lambda item: item in available,
                 explore=explore,
+                caps=caps,
             )
             if why_not is None and not known:
                 why_not = "unknown user"
             fallback = None if why_not is None else f"popular: {why_not}"
-            answer = Answer(tuple(entries), loaded.version, fallback, _shortfall(len(entries), k, live))
-            return at_us, answer
+            shortfall = _shortfall(len(entries), k, live)
+            if len(entries) < min(k, live):
+                shortfall = f"{caps} leaves out all but {len(entries)} of {live}"
+            return at_us, Answer(tuple(entries), loaded.version, fallback, shortfall)
 
         return self._answered("rooms", user_id, ask)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -20,12 +21,14 @@ from recsys.rooms.content import Content
 from recsys.rooms.events import EventBatch
 from recsys.rooms.explore import NO_FLOORS, ExploreParams, unknown_kinds, with_floors
 from recsys.rooms.features import room_features
+from recsys.rooms.live_rooms import LiveRooms
 from recsys.rooms.params import HOUR_US, StateParams
 from recsys.rooms.reasons import room_reasons
 from recsys.rooms.scorer import RoomScorer
 from recsys.rooms.state import LiveState
-from recsys.types import Event, ExternalId
+from recsys.types import Event, ExternalId, IntArray
 from serving.answer import Entry
+from serving.diversity import Caps, check_cap
 from serving.reports import Aired, LiveRoom
 
 #: Ended rooms and events kept for the next bundle's state.
@@ -121,6 +124,46 @@ class RoomJournal:
             del self._seen[seen]
         kept = [entry for entry in self.events if id_key(entry[0].user_id) != key]
         self.events = deque(kept, maxlen=MAX_EVENTS)
+
+
+@dataclass(frozen=True, slots=True)
+class RoomCaps:
+    """How many rooms of one streamer, and of one category, a list may have; None is all.
+
+    Raises:
+        RequestError: a cap below 1.
+    """
+
+    max_per_streamer: int | None = None
+    max_per_category: int | None = None
+
+    def __post_init__(self) -> None:
+        check_cap("max_per_streamer", self.max_per_streamer)
+        check_cap("max_per_category", self.max_per_category)
+
+    def __bool__(self) -> bool:
+        return self.max_per_streamer is not None or self.max_per_category is not None
+
+    def __str__(self) -> str:
+        caps = {"max_per_streamer": self.max_per_streamer, "max_per_category": self.max_per_category}
+        return " and ".join(f"{name}={cap}" for name, cap in caps.items() if cap is not None)
+
+    def best(self, rooms: LiveRooms, rows: IntArray, *, k: int) -> IntArray:
+        """(up to k,) places in `rows`, best first, such that no group has more than its cap."""
+        groups = (
+            (rooms.streamer_idx[rows], self.max_per_streamer),
+            (rooms.category[rows], self.max_per_category),
+        )
+        caps = Caps(groups)
+        chosen: list[int] = []
+        while len(chosen) < k and caps.room.any():
+            chosen.append(int(np.argmax(caps.room)))
+            caps.take(chosen[-1])
+        return np.array(chosen, dtype=np.int32)
+
+
+#: The caps that leave everything as it is.
+NO_CAPS = RoomCaps()
 
 
 class RoomService:
@@ -251,6 +294,7 @@ class RoomService:
         now_us: int,
         available: Callable[[int], bool],
         explore: bool = True,
+        caps: RoomCaps = NO_CAPS,
     ) -> tuple[list[Entry], bool, int]:
         """The best k live rooms; whether the user is known; how many are live.
 
@@ -259,7 +303,8 @@ class RoomService:
             k: how many.
             now_us: the moment of asking.
             available: whether a product, by index, may be named as on air.
-            explore: whether the floors for new streamers hold.
+            explore: whether the floors for new streamers hold, as far as the caps allow.
+            caps: of what is ranked.
         """
         with self._lock:
             self._state.advance(now_us)
@@ -271,20 +316,26 @@ class RoomService:
                 return [], known, 0
             floors = unknown_kinds(self._explore if explore else NO_FLOORS, state, user)
             kinds = [kind for share, kind in floors if share > 0]
-            ranking = self._scorer.rank(state, user, state.now_us, k=k, kinds=kinds)
-            rows = rooms.rows(ranking.room_idx)
-            places = with_floors([(share, kind[rows]) for share, kind in floors], k=k)
-            features = room_features(state, self._scorer.content, user, rows[places], state.now_us)
+            depth = len(rooms) if caps else k
+            ranking = self._scorer.rank(state, user, state.now_us, k=depth, kinds=kinds)
+            ranked = rooms.rows(ranking.room_idx)
+            places = with_floors([(share, kind[ranked]) for share, kind in floors], k=depth)
+            rows, scores = ranked[places], ranking.scores[places]
+            if caps:
+                kept = caps.best(rooms, rows, k=k)
+                rows, scores = rows[kept], scores[kept]
+            features = room_features(state, self._scorer.content, user, rows, state.now_us)
             entries = []
-            for place, reason in zip(places.tolist(), room_reasons(features), strict=True):
-                row = int(rows[place])
+            for row, score, reason in zip(
+                rows.tolist(), scores.tolist(), room_reasons(features), strict=True
+            ):
                 item = int(rooms.item_idx[row])
                 facts = {
                     "streamer_id": self._streamers.one(int(rooms.streamer_idx[row])),
                     "item_id": self._items.one(item) if item >= 0 and available(item) else None,
                 }
                 room_id = self._rooms.one(int(rooms.room_idx[row]))
-                entries.append(Entry(room_id, float(ranking.scores[place]), "rooms", reason, facts))
+                entries.append(Entry(room_id, score, "rooms", reason, facts))
             return entries, known, len(rooms)
 
     def audience(

@@ -144,6 +144,30 @@ def test_streamers_new_to_the_user_have_their_share_unless_exploration_is_off(
     assert served.ids[4] in ("room 6", "room 7")
 
 
+def test_a_list_of_rooms_keeps_its_caps(recommender: Recommender) -> None:
+    for n in range(9):
+        recommender.room_started(f"room {n}", f"streamer {n % 3}", category="dance" if n < 6 else None)
+        recommender.observe(enter(f"other {n}", f"room {n}", minutes=1 + n))
+    asked = AS_OF.timestamp() + 3_600
+    everything = recommender.rooms(KNOWN, k=9, explore=False, now=asked)
+    capped = recommender.rooms(KNOWN, k=9, max_per_streamer=2, explore=False, now=asked)
+    assert len(capped) == 6
+    assert capped.shortfall == "max_per_streamer=2 leaves out all but 6 of 9"
+    streamers = [entry.facts["streamer_id"] for entry in capped]
+    assert {streamers.count(streamer) for streamer in streamers} == {2}
+    left: dict[object, int] = {}
+    greedy = []
+    for entry in everything:
+        left[entry.facts["streamer_id"]] = left.get(entry.facts["streamer_id"], 0) + 1
+        if left[entry.facts["streamer_id"]] <= 2:
+            greedy.append(entry)
+    assert [(entry.id, entry.score) for entry in capped] == [(entry.id, entry.score) for entry in greedy]
+    both = recommender.rooms(KNOWN, k=4, max_per_streamer=1, max_per_category=1, now=asked)
+    assert len(both) <= 3
+    with pytest.raises(RequestError, match="max_per_streamer"):
+        recommender.rooms(KNOWN, max_per_streamer=0)
+
+
 def test_every_room_has_the_reason_of_its_user(recommender: Recommender) -> None:
     for n in range(4):
         recommender.room_started(f"room {n}", f"streamer {n}")
