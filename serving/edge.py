@@ -188,6 +188,7 @@ def create_app(
         max_per_category: Annotated[int | None, Query(ge=1)] = None,
         max_per_brand: Annotated[int | None, Query(ge=1)] = None,
         diversity: Annotated[float, Query(ge=0, le=1)] = 0.0,
+        segments: Ids = None,
         personalised: bool = True,
     ) -> AnswerOut:
         """The best k products for a user, among those that can be had."""
@@ -204,6 +205,7 @@ def create_app(
                     max_per_category=max_per_category,
                     max_per_brand=max_per_brand,
                     diversity=diversity,
+                    segments=segments or (),
                     personalised=personalised,
                 )
             )
@@ -228,6 +230,7 @@ def create_app(
         k: K = 10,
         max_per_streamer: Annotated[int | None, Query(ge=1)] = None,
         max_per_category: Annotated[int | None, Query(ge=1)] = None,
+        segments: Ids = None,
         personalised: bool = True,
         explore: bool = True,
     ) -> AnswerOut:
@@ -239,22 +242,23 @@ def create_app(
                     k=k,
                     max_per_streamer=max_per_streamer,
                     max_per_category=max_per_category,
+                    segments=segments or (),
                     personalised=personalised,
                     explore=explore,
                 )
             )
 
     @app.get("/v1/hot")
-    def hot(k: K = 20) -> AnswerOut:
+    def hot(k: K = 20, segments: Ids = None) -> AnswerOut:
         """The k products most likely to become hot."""
         with latency.labels("hot").time():
-            return _out(recommender.hot(k=k))
+            return _out(recommender.hot(k=k, segments=segments or ()))
 
     @app.get("/v1/similar")
-    def similar(item_id: UserId, k: K = 20) -> AnswerOut:
+    def similar(item_id: UserId, k: K = 20, segments: Ids = None) -> AnswerOut:
         """The k products that go with one."""
         with latency.labels("similar").time():
-            return _out(recommender.similar(item_id, k=k))
+            return _out(recommender.similar(item_id, k=k, segments=segments or ()))
 
     @app.post("/v1/events", status_code=202)
     def events(batch: Annotated[list[EventIn], Body(max_length=MAX_IDS)]) -> dict[str, int]:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from recsys.bundle import Bundle, BundleRefused, Reason, open_bundle
 from recsys.data.histories import HistoryBatch
 from recsys.errors import BundleError
+from recsys.held import Held, read_held
 from recsys.models.fusion import DEPTH, Combiner
 from recsys.models.neighbours import Neighbours
 from recsys.product_sections import (
@@ -28,6 +29,7 @@ from recsys.product_sections import (
 from recsys.room_sections import read_rooms
 from recsys.types import Behaviour, Candidates, IntArray
 from serving.bitmap import Bitmap
+from serving.holds import Holds
 from serving.sources import HistorySource, PopularSource, Source, VectorSource, Wanted
 from serving.state import Action
 
@@ -60,6 +62,7 @@ class LoadedBundle:
         self.combiner: Combiner | None = None
         self.hot: list[dict[str, Any]] | None = None
         self.rooms = read_rooms(bundle)
+        held: Held | None = None
         for name, section in bundle.sections.items():
             kind, source = section.meta.get("kind"), str(section.meta.get("source"))
             if kind == "vectors" or (kind == "catalogue" and section.meta.get("vectors") is not None):
@@ -83,6 +86,8 @@ class LoadedBundle:
                 self.sources[source] = self.popular
             elif kind == "fusion":
                 self.combiner = read_fusion(name, section, n_items=self.n_items)
+            elif kind == "held":
+                held = read_held(name, section, n_users=n_users)
             elif kind == "hot":
                 self.hot = read_hot(name, section, n_items=self.n_items)
         self._check_sources()
@@ -90,6 +95,7 @@ class LoadedBundle:
         self._category_names, self.categories = self._codes("category")
         _, self.brands = self._codes("brand")
         self._prices = self._read_prices()
+        self.holds = None if held is None else Holds(held, self.n_items, self.category)
         self._warm()
 
     @classmethod

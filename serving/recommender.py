@@ -19,8 +19,10 @@ from recsys.data.tombstones import forgotten
 from recsys.types import ExternalId
 from serving import products
 from serving.answer import Answer, RequestError
+from serving.bitmap import Bitmap
 from serving.decisions import SHADOW, Decision, DecisionLog
 from serving.diversity import Shape
+from serving.holds import Hold, no_segment
 from serving.loaded import LoadedBundle
 from serving.products import Filters
 from serving.reload import Follower
@@ -75,6 +77,7 @@ class Recommender(Reporting):
         max_per_category: int | None = None,
         max_per_brand: int | None = None,
         diversity: float = 0.0,
+        segments: Iterable[str] = (),
         personalised: bool = True,
         now: float | None = None,
     ) -> Answer:
@@ -92,22 +95,26 @@ class Recommender(Reporting):
             max_per_brand: at most so many products of one `brand`, a column of the log's items.
             diversity: from 0, the order of the scores, to 1, what is least like the products above it; see
                 `serving.diversity`. A product may then score less than one below it.
-            personalised: False answers without using anything of this user.
+            segments: of the configured ones that the user is in, beside those that the log says: their users
+                are shown some categories only, whatever else is asked for.
+            personalised: False answers without using anything of this user, segments aside.
             now: the moment of asking, seconds since the epoch; None is the time of the log: the latest of
                 the bundle's own moment and all observed events, so that a replay needs no clock.
 
         Raises:
-            RequestError: k, `now`, a cap or diversity outside its range.
+            RequestError: k, `now`, a cap or diversity outside its range, or an unknown segment.
         """
         products.check_k(k)
         shape = Shape(max_per_category, diversity, max_per_brand)
+        named = _named(segments)
         filters = Filters(None if allow is None else tuple(allow), tuple(deny), category, price)
 
         def ask(current: Current) -> tuple[int, Answer]:
             at_us = self._at_us(current.loaded, now)
             asker = self._asker(current.loaded, user_id, personalised)
+            available = _may_be_shown(current, self._hold(current.loaded, user_id, named))
             return at_us, products.for_user(
-                current.loaded, current.available, asker, filters, shape, k=k, repeat=repeat, at_us=at_us
+                current.loaded, available, asker, filters, shape, k=k, repeat=repeat, at_us=at_us
             )
 
         return self._answered("products", user_id, ask)
@@ -119,6 +126,7 @@ class Recommender(Reporting):
         k: int = 10,
         max_per_streamer: int | None = None,
         max_per_category: int | None = None,
+        segments: Iterable[str] = (),
         personalised: bool = True,
         explore: bool = True,
         now: float | None = None,
@@ -130,20 +138,25 @@ class Recommender(Reporting):
             k: how many, at least 1.
             max_per_streamer: at most so many rooms of one streamer.
             max_per_category: at most so many rooms of one category; rooms without one are not counted.
-            personalised: False answers without using anything of this user.
+            segments: as for `products`. Of a room, what is known of its category and of the product on air
+                must be allowed, and one of the two known.
+            personalised: False answers without using anything of this user, segments aside.
             explore: whether streamers new to the user, or to everybody, have their share of the list; see
                 `recsys.rooms.explore`. A room that is there for it may score less than one below.
             now: the moment of asking, seconds since the epoch, which must not run backwards; None is the
                 time of the log, as for `products`.
 
         Raises:
-            RequestError: k or a cap is no whole number of at least 1, or `now` none or in the future.
+            RequestError: k or a cap is no whole number of at least 1, `now` none or in the future, or an
+                unknown segment.
         """
         products.check_k(k)
         caps = RoomCaps(max_per_streamer, max_per_category)
+        named = _named(segments)
 
         def ask(current: Current) -> tuple[int, Answer]:
             loaded, available = current.loaded, current.available
+            hold = self._hold(loaded, user_id, named)
             why_not, at_us = self._asker(loaded, user_id, personalised).why_not, self._live_us(loaded, now)
             entries, known, live = current.rooms.rank(
                 user_id if why_not is None else None,
@@ -152,11 +165,12 @@ class Recommender(Reporting):
                 available=lambda item: item in available,
                 explore=explore,
                 caps=caps,
+                hold=hold,
             )
             if why_not is None and not known:
                 why_not = "unknown user"
             fallback = None if why_not is None else f"popular: {why_not}"
-            shortfall = _shortfall(len(entries), k, live)
+            shortfall = _shortfall(len(entries), k, live, " and allowed" if hold is not None else "")
             if len(entries) < min(k, live):
                 shortfall = f"{caps} leaves out all but {len(entries)} of {live}"
             return at_us, Answer(tuple(entries), loaded.version, fallback, shortfall)
@@ -210,26 +224,37 @@ class Recommender(Reporting):
             )
         )
 
-    def hot(self, *, k: int = 20) -> Answer:
+    def hot(self, *, k: int = 20, segments: Iterable[str] = ()) -> Answer:
         """The k products most likely to become hot that can be had; the facts hold interval and grade.
+
+        Args:
+            k: how many, at least 1.
+            segments: as for `products`, of who is to see them.
 
         Raises:
             NotServed: the bundle has no hot list.
-            RequestError: k is no whole number of at least 1.
+            RequestError: k is no whole number of at least 1, or a segment that the bundle has not.
         """
         products.check_k(k)
         current = self._current
-        return products.hottest(current.loaded, current.available, k=k)
+        available = _may_be_shown(current, self._hold(current.loaded, None, _named(segments)))
+        return products.hottest(current.loaded, available, k=k)
 
-    def similar(self, item_id: ExternalId, *, k: int = 20) -> Answer:
+    def similar(self, item_id: ExternalId, *, k: int = 20, segments: Iterable[str] = ()) -> Answer:
         """The k products that go with a product, or what is popular for one that the bundle does not know.
 
+        Args:
+            item_id: as the log spells it.
+            k: how many, at least 1.
+            segments: as for `products`, of who is to see them.
+
         Raises:
-            RequestError: k is no whole number of at least 1.
+            RequestError: k is no whole number of at least 1, or a segment that the bundle has not.
         """
         products.check_k(k)
         current = self._current
-        return self._counted(products.beside(current.loaded, current.available, item_id, k=k))
+        available = _may_be_shown(current, self._hold(current.loaded, None, _named(segments)))
+        return self._counted(products.beside(current.loaded, available, item_id, k=k))
 
     # -- bundles --------------------------------------------------------------------------------------------
 
@@ -342,6 +367,17 @@ class Recommender(Reporting):
         trial = self._trial
         return (self._current,) if trial is None else (self._current, trial.challenger)
 
+    def _hold(
+        self, loaded: LoadedBundle, user_id: ExternalId | None, segments: tuple[str, ...]
+    ) -> Hold | None:
+        """What a user may be shown; None is everything. It protects those who opted out, too."""
+        if loaded.holds is None:
+            if segments:
+                raise RequestError(no_segment(segments[0], ()))
+            return None
+        nobody = user_id is None or self._is_forgotten(user_id)
+        return loaded.holds.of(-1 if nobody else loaded.catalogue.users.get(user_id), segments)
+
     def _answered(
         self, call: str, user_id: ExternalId, ask: Callable[[Current], tuple[int, Answer]]
     ) -> Answer:
@@ -384,7 +420,21 @@ class Recommender(Reporting):
         return at_us
 
 
-def _shortfall(shown: int, k: int, live: int) -> str | None:
+def _named(segments: Iterable[str]) -> tuple[str, ...]:
+    return (segments,) if isinstance(segments, str) else tuple(segments)
+
+
+def _may_be_shown(current: Current, hold: Hold | None) -> Bitmap:
+    if hold is None:
+        return current.available
+    allowed = current.available.copy()
+    allowed &= hold.items
+    return allowed
+
+
+def _shortfall(shown: int, k: int, live: int, allowed: str) -> str | None:
     if shown == k:
         return None
-    return "no room is live" if live == 0 else f"only {live} room{'s are' if live > 1 else ' is'} live"
+    if live == 0:
+        return f"no room is live{allowed}"
+    return f"only {live} room{'s are' if live > 1 else ' is'} live{allowed}"

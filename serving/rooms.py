@@ -29,6 +29,7 @@ from recsys.rooms.state import LiveState
 from recsys.types import Event, ExternalId, IntArray
 from serving.answer import Entry
 from serving.diversity import Caps, check_cap
+from serving.holds import Hold
 from serving.reports import Aired, LiveRoom
 
 #: Ended rooms and events kept for the next bundle's state.
@@ -195,6 +196,7 @@ class RoomService:
         self._streamers = GrowingIds(streamers)
         self._rooms = GrowingIds(rooms)
         self._categories = scorer.content.category_code
+        self._reported: dict[int, str] = {}  # categories of live rooms, known to the bundle or not
         self._lock = threading.Lock()  # rows move when a room ends: nobody may read meanwhile
 
     @classmethod
@@ -240,11 +242,17 @@ class RoomService:
             streamer = self._streamers.spell(room.streamer_id)
             category = self._categories.get(room.category, -1) if room.category is not None else -1
             self._state.room_started(index, streamer, room.started_us, category=category)
+            if room.category is None:
+                self._reported.pop(index, None)
+            else:
+                self._reported[index] = room.category
 
     def ended(self, room_id: ExternalId) -> None:
         """A room is over and in no answer from now on."""
         with self._lock:
-            self._state.room_ended(self._rooms.index(room_id))
+            index = self._rooms.index(room_id)
+            self._state.room_ended(index)
+            self._reported.pop(index, None)
 
     def on_air(self, aired: Aired) -> bool:
         """A product is on air in a room, or nothing is; whether the room is live."""
@@ -295,8 +303,9 @@ class RoomService:
         available: Callable[[int], bool],
         explore: bool = True,
         caps: RoomCaps = NO_CAPS,
+        hold: Hold | None = None,
     ) -> tuple[list[Entry], bool, int]:
-        """The best k live rooms; whether the user is known; how many are live.
+        """The best k live rooms; whether the user is known; how many are live and may be shown.
 
         Args:
             user_id: None for an answer that uses nothing of the user.
@@ -305,6 +314,7 @@ class RoomService:
             available: whether a product, by index, may be named as on air.
             explore: whether the floors for new streamers hold, as far as the caps allow.
             caps: of what is ranked.
+            hold: what the user may be shown; None is everything.
         """
         with self._lock:
             self._state.advance(now_us)
@@ -316,14 +326,19 @@ class RoomService:
                 return [], known, 0
             floors = unknown_kinds(self._explore if explore else NO_FLOORS, state, user)
             kinds = [kind for share, kind in floors if share > 0]
-            depth = len(rooms) if caps else k
+            depth = k if hold is None and not caps else len(rooms)
             ranking = self._scorer.rank(state, user, state.now_us, k=depth, kinds=kinds)
             ranked = rooms.rows(ranking.room_idx)
             places = with_floors([(share, kind[ranked]) for share, kind in floors], k=depth)
             rows, scores = ranked[places], ranking.scores[places]
+            live = len(rooms)
+            if hold is not None:
+                kept = np.array([self._is_within(hold, row) for row in rows.tolist()], dtype=bool)
+                rows, scores, live = rows[kept], scores[kept], int(kept.sum())
             if caps:
-                kept = caps.best(rooms, rows, k=k)
-                rows, scores = rows[kept], scores[kept]
+                chosen = caps.best(rooms, rows, k=k)
+                rows, scores = rows[chosen], scores[chosen]
+            rows, scores = rows[:k], scores[:k]
             features = room_features(state, self._scorer.content, user, rows, state.now_us)
             entries = []
             for row, score, reason in zip(
@@ -336,7 +351,18 @@ class RoomService:
                 }
                 room_id = self._rooms.one(int(rooms.room_idx[row]))
                 entries.append(Entry(room_id, score, "rooms", reason, facts))
-            return entries, known, len(rooms)
+            return entries, known, live
+
+    def _is_within(self, hold: Hold, row: int) -> bool:
+        """Whether all that is known of what a live room is about is allowed, and something is known."""
+        rooms = self._state.rooms
+        code, item = int(rooms.category[row]), int(rooms.item_idx[row])
+        category = self._reported.get(int(rooms.room_idx[row]))
+        if category is None and code >= 0:
+            category = self._scorer.content.categories[code]
+        if category is not None and category not in hold.categories:
+            return False
+        return item in hold.items if item >= 0 else category is not None
 
     def audience(
         self, room_id: ExternalId, *, now_us: int
