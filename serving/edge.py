@@ -6,124 +6,41 @@ import hmac
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
-from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Body, Depends, FastAPI, Header, HTTPException, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from recsys.bundle import BundleRefused
-from recsys.types import Behaviour, Event, ExternalId
-from serving.answer import Answer, NotServed, RequestError
+from recsys.types import Event
+from serving.answer import NotServed, RequestError
+from serving.edge_schema import (
+    ID_LENGTH,
+    MAX_BODY_BYTES,
+    MAX_IDS,
+    AnswerOut,
+    BlockedIn,
+    EventIn,
+    Finite,
+    ForgetIn,
+    Ids,
+    K,
+    ListedIn,
+    OnAirIn,
+    RoomEndedIn,
+    RoomStartedIn,
+    StockIn,
+    UserId,
+    spelt,
+)
 from serving.recommender import Recommender
 
 if TYPE_CHECKING:
     from serving.shared import SharedState
-
-MAX_K = 500
-MAX_BODY_BYTES = 64 << 10
-MAX_IDS = 1_000
-_ID_LENGTH = 256
-
-Id = Annotated[str, Field(min_length=1, max_length=_ID_LENGTH)] | int
-K = Annotated[int, Query(ge=1, le=MAX_K)]
-Ids = Annotated[list[str] | None, Query(max_length=MAX_IDS)]
-UserId = Annotated[str, Query(min_length=1, max_length=_ID_LENGTH)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class EventIn(_Body):
-    """One event, as `recsys.types.Event`."""
-
-    user_id: Id
-    event: Behaviour
-    timestamp: datetime
-    item_id: Id | None = None
-    room_id: Id | None = None
-    streamer_id: Id | None = None
-    duration_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    quantity: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    amount: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    position: Annotated[int, Field(ge=0)] | None = None
-    source: Annotated[str, Field(max_length=_ID_LENGTH)] | None = None
-    event_id: Annotated[str, Field(max_length=_ID_LENGTH)] | None = None
-
-
-class StockIn(_Body):
-    """How many units of a product are left."""
-
-    item_id: Id
-    units: Finite
-
-
-class ListedIn(_Body):
-    """Whether a product is for sale."""
-
-    item_id: Id
-    listed: bool = True
-
-
-class BlockedIn(_Body):
-    """Whether a product must not be shown."""
-
-    item_id: Id
-    blocked: bool = True
-
-
-class RoomStartedIn(_Body):
-    """A room that is live."""
-
-    room_id: Id
-    streamer_id: Id
-    category: Annotated[str, Field(max_length=_ID_LENGTH)] | None = None
-
-
-class RoomEndedIn(_Body):
-    """A room that is over."""
-
-    room_id: Id
-
-
-class OnAirIn(_Body):
-    """The product that a room shows; none if it is left out."""
-
-    room_id: Id
-    item_id: Id | None = None
-
-
-class ForgetIn(_Body):
-    """A person to be forgotten."""
-
-    user_id: Id
-
-
-class EntryOut(BaseModel):
-    """One product or room."""
-
-    id: ExternalId
-    score: float
-    source: str
-    reason: str
-    facts: dict[str, Any]
-
-
-class AnswerOut(BaseModel):
-    """A ranked answer, best first."""
-
-    version: str
-    fallback: str | None
-    shortfall: str | None
-    arm: str | None
-    entries: list[EntryOut]
 
 
 def create_app(
@@ -182,7 +99,7 @@ def create_app(
         repeat: bool | None = None,
         allow: Ids = None,
         deny: Ids = None,
-        category: Annotated[str | None, Query(max_length=_ID_LENGTH)] = None,
+        category: Annotated[str | None, Query(max_length=ID_LENGTH)] = None,
         price_min: Finite | None = None,
         price_max: Finite | None = None,
         max_per_category: Annotated[int | None, Query(ge=1)] = None,
@@ -193,7 +110,7 @@ def create_app(
     ) -> AnswerOut:
         """The best k products for a user, among those that can be had."""
         with latency.labels("products").time():
-            return _out(
+            return spelt(
                 recommender.products(
                     user_id,
                     k=k,
@@ -212,15 +129,15 @@ def create_app(
 
     @app.get("/v1/rooms/{room_id}/next-products")
     def next_products(
-        room_id: Annotated[str, Path(max_length=_ID_LENGTH)],
+        room_id: Annotated[str, Path(max_length=ID_LENGTH)],
         k: K = 5,
         allow: Ids = None,
         deny: Ids = None,
-        category: Annotated[str | None, Query(max_length=_ID_LENGTH)] = None,
+        category: Annotated[str | None, Query(max_length=ID_LENGTH)] = None,
     ) -> AnswerOut:
         """What a live room should pitch next for those who are in it now."""
         with latency.labels("next_products").time():
-            return _out(
+            return spelt(
                 recommender.next_products(room_id, k=k, allow=allow, deny=deny or (), category=category)
             )
 
@@ -236,7 +153,7 @@ def create_app(
     ) -> AnswerOut:
         """The best k rooms for a user, among those that are live."""
         with latency.labels("rooms").time():
-            return _out(
+            return spelt(
                 recommender.rooms(
                     user_id,
                     k=k,
@@ -252,13 +169,13 @@ def create_app(
     def hot(k: K = 20, segments: Ids = None) -> AnswerOut:
         """The k products most likely to become hot."""
         with latency.labels("hot").time():
-            return _out(recommender.hot(k=k, segments=segments or ()))
+            return spelt(recommender.hot(k=k, segments=segments or ()))
 
     @app.get("/v1/similar")
     def similar(item_id: UserId, k: K = 20, segments: Ids = None) -> AnswerOut:
         """The k products that go with one."""
         with latency.labels("similar").time():
-            return _out(recommender.similar(item_id, k=k, segments=segments or ()))
+            return spelt(recommender.similar(item_id, k=k, segments=segments or ()))
 
     @app.post("/v1/events", status_code=202)
     def events(batch: Annotated[list[EventIn], Body(max_length=MAX_IDS)]) -> dict[str, int]:
@@ -327,25 +244,6 @@ def create_app(
         return Response(generate_latest(registry), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return app
-
-
-def _out(answer: Answer) -> AnswerOut:
-    return AnswerOut(
-        version=answer.version,
-        fallback=answer.fallback,
-        shortfall=answer.shortfall,
-        arm=answer.arm,
-        entries=[
-            EntryOut(
-                id=entry.id,
-                score=entry.score,
-                source=entry.source,
-                reason=entry.reason,
-                facts=dict(entry.facts),
-            )
-            for entry in answer
-        ],
-    )
 
 
 class _Counts(Collector):

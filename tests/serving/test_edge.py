@@ -12,7 +12,8 @@ from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving.edge import MAX_BODY_BYTES, MAX_K, create_app
+from serving.edge import create_app
+from serving.edge_schema import MAX_BODY_BYTES, MAX_K
 from serving.recommender import Recommender
 from tests.serving.conftest import AS_OF, item_id, user_id
 
