@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from recsys.types import Behaviour, ExternalId
 from serving.answer import Answer
+from serving.reporting import MAX_DURATION_S
 
 MAX_K = 500
 MAX_BODY_BYTES = 64 << 10
@@ -36,7 +37,7 @@ class EventIn(_Body):
     item_id: Id | None = None
     room_id: Id | None = None
     streamer_id: Id | None = None
-    duration_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    duration_s: Annotated[float, Field(ge=0, le=MAX_DURATION_S, allow_inf_nan=False)] | None = None
     quantity: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     amount: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     position: Annotated[int, Field(ge=0)] | None = None

@@ -276,7 +276,7 @@ class Recommender(Bundles):
         at_us = self._at_us(loaded, now)
         if now is not None and self._is_future(at_us):
             raise RequestError(f"now={now!r}: that is in the future; give seconds since the epoch")
-        return at_us
+        return max(at_us, loaded.catalogue.as_of_us)
 
 
 def _named(segments: Iterable[str]) -> tuple[str, ...]:

@@ -31,6 +31,10 @@ from serving.rooms import RoomJournal, RoomService
 from serving.state import Action, Facts, FreshActions
 
 SECOND_US = 1_000_000
+#: The longest that an event may last: a year.
+MAX_DURATION_S = 366 * 86_400
+#: How far from the epoch a moment may be, in seconds: what 64 bits hold of microseconds, and of differences.
+_MOMENTS_S = 9.0e12
 
 
 @dataclass(frozen=True)
@@ -140,9 +144,10 @@ class Reporting:
         Raises:
             RequestError: the number of units is none.
         """
-        if not isinstance(units, int | float | np.number) or np.isnan(units):
+        given: object = units
+        if not isinstance(given, int | float | np.integer | np.floating) or given != given:
             raise RequestError(f"units={units!r} of product {item_id!r}: give a number")
-        self._report(ItemReport(item_id, units=float(units)))
+        self._report(ItemReport(item_id, units=float(min(max(units, -1.0), 1e18))))
 
     def item_listed(self, item_id: ExternalId, *, listed: bool = True) -> None:
         """Says whether a product is for sale."""
@@ -346,7 +351,7 @@ class Reporting:
 
     def _at_us(self, loaded: LoadedBundle, now: float | None) -> int:
         if now is not None:
-            if not isinstance(now, int | float | np.number) or not np.isfinite(now):
+            if not isinstance(now, int | float | np.integer | np.floating) or not abs(now) < _MOMENTS_S:
                 raise RequestError(f"now={now!r}: give seconds since the epoch")
             return round(now * SECOND_US)
         return max(loaded.catalogue.as_of_us, self._newest_us)
@@ -368,8 +373,10 @@ def _checked(event: Event) -> Event:
     if not isinstance(event.timestamp, datetime):
         raise RequestError(f"timestamp {event.timestamp!r}: give a datetime")
     length: object = event.duration_s
-    if length is not None and not (isinstance(length, int | float | np.number) and float(length) >= 0):
-        raise RequestError(f"duration_s {length!r}: give seconds, 0 or more")
+    if length is not None and not (
+        isinstance(length, int | float | np.integer | np.floating) and 0 <= length <= MAX_DURATION_S
+    ):
+        raise RequestError(f"duration_s {length!r}: give seconds, from 0 to {MAX_DURATION_S:,}")
     if isinstance(name, Behaviour):
         return event
     if name not in set(Behaviour):

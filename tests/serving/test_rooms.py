@@ -144,6 +144,20 @@ def test_streamers_new_to_the_user_have_their_share_unless_exploration_is_off(
     assert served.ids[4] in ("room 6", "room 7")
 
 
+def test_times_and_lengths_that_no_clock_shows_are_typed_errors(recommender: Recommender) -> None:
+    recommender.room_started("a", "s-2")
+    for now in (1e300, -1e13, float("inf"), float("nan"), 10**400, "noon"):
+        for ask in (recommender.rooms, recommender.products):
+            with pytest.raises(RequestError, match="now="):
+                ask(KNOWN, now=now)
+    assert recommender.rooms(KNOWN, now=0.0).ids == ["a"]  # the bundle's own moment is behind already
+    for length in (1e300, float("inf"), float("nan"), -1, 10**400):
+        with pytest.raises(RequestError, match="duration_s"):
+            recommender.observe(replace(enter(KNOWN, "a"), duration_s=length))
+    recommender.stock_changed(item_id(7), 10**400)
+    assert item_id(7) in recommender.products("nobody", k=N_ITEMS).ids
+
+
 def test_a_list_of_rooms_keeps_its_caps(recommender: Recommender) -> None:
     for n in range(9):
         recommender.room_started(f"room {n}", f"streamer {n % 3}", category="dance" if n < 6 else None)
