@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 from rich.text import Text
 
 from recsys.errors import ConfigError, RecsysError
 from recsys.openmp import wait_passively
+from recsys.options import BundleDir, ConfigFile, DatasetDir, Out, Overrides
+from recsys.serving_commands import deliver, serve
+from recsys.terminal import console, errors, progress, stages
 
 app = typer.Typer(
     name="recsys",
@@ -37,8 +27,6 @@ app = typer.Typer(
 )
 bench = typer.Typer(help="Measure the engine on a world made for the purpose.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
-console = Console()
-errors = Console(stderr=True)
 
 wait_passively()
 
@@ -69,60 +57,6 @@ class TargetChoice(StrEnum):
     HOT = "hot"
 
 
-Out = Annotated[Path, typer.Option("--out", help="What to write.", show_default=False)]
-DatasetDir = Annotated[Path, typer.Argument(help="Folder that `recsys prepare` wrote.", metavar="DATASET")]
-BundleDir = Annotated[Path, typer.Argument(help="Folder that `recsys train` wrote.", metavar="BUNDLE")]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="YAML file; configs/default.yaml suits any log.")
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Override one key, as models.als.params.factors=64; repeatable."),
-]
-
-
-#: Seconds between two lines of progress where there is no terminal to draw a bar on.
-LINE_EVERY_S = 10.0
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int, str], None]]:
-    """A bar on the terminal, a line now and then in a log; called as progress(done, total, text)."""
-    if not errors.is_terminal:
-        begin = last = time.monotonic()
-
-        def tell(done: int, total: int, text: str) -> None:
-            nonlocal last
-            now = time.monotonic()
-            if now - last >= LINE_EVERY_S:
-                last = now
-                errors.print(f"{now - begin:6.0f} s  {done}/{total}  {text}", highlight=False, markup=False)
-
-        yield tell
-        return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=errors, transient=True) as bar:
-        task = bar.add_task("starting", total=None)
-
-        def report(done: int, total: int, text: str) -> None:
-            bar.update(task, completed=done, total=total or None, description=text)
-
-        yield report
-
-
-@contextmanager
-def _stages() -> Iterator[Callable[[str], None]]:
-    """A spinner on the terminal; called with the name of the stage."""
-    with errors.status("starting") as status:
-        yield lambda text: status.update(text)
-
-
 @app.command()
 def simulate(
     out: Out,
@@ -142,7 +76,7 @@ def simulate(
 
     given = {"users": users, "items": items, "streamers": streamers, "days": days, "seed": seed}
     params = SimulationParams(**{name: value for name, value in given.items() if value is not None})
-    with _progress() as report:
+    with progress() as report:
         summary = run(out, params, progress=lambda done, total: report(done, total, "simulating days"))
     show_simulation(console, summary)
 
@@ -172,7 +106,7 @@ def import_(
     from recsys.data.sources import import_source
     from recsys.reports import show_import
 
-    with _stages() as report:
+    with stages() as report:
         summary = import_source(source, raw, out, progress=report)
     show_import(console, summary)
 
@@ -197,7 +131,7 @@ def prepare(
     from recsys.reports import show_prepared
 
     limit = None if until is None else _time(until, "--until")
-    with _stages() as report:
+    with stages() as report:
         summary = run(logs, out, engine=engine.value, memory=memory, until=limit, progress=report)
     show_prepared(console, summary)
 
@@ -221,7 +155,7 @@ def train(
 
     settings = TrainingConfig.load(config, set_ or [])
     tracker = Tracker(settings.tracking) if track else None
-    with _progress() as report:
+    with progress() as report:
         trained = run(dataset, settings, out, tracker=tracker, name=out.name, progress=report)
     show_trained(console, trained)
 
@@ -245,7 +179,7 @@ def evaluate(bundle: BundleDir, dataset: DatasetDir) -> None:
     opened = open_bundle(bundle)
     settings = TrainingConfig.from_dict(opened.config, f"{bundle}/manifest.json")
     log = Dataset.load(dataset)
-    with _progress() as report:
+    with progress() as report:
         if len(log.items):
             rows = run_trial(settings, log, Target.ITEM, progress=report).comparison.rows
             show_products(console, rows, segments=True)
@@ -300,7 +234,7 @@ def recommend(
     from recsys.batch import recommend_users
 
     again = {RepeatChoice.AUTO: None, RepeatChoice.YES: True, RepeatChoice.NO: False}[repeat]
-    with _progress() as report:
+    with progress() as report:
         rows = recommend_users(bundle, users, out, k=k, repeat=again, progress=report)
     console.print(f"{rows:,} rows in {out}")
     if rows == 0:
@@ -337,7 +271,7 @@ def hot(
     if backtest:
         _backtest_hot(dataset, out, as_of=_day(as_of), horizon=horizon, target=target.value, track=track)
         return
-    with _progress() as report:
+    with progress() as report:
         scores = score_hot_items(
             dataset, out, as_of=_day(as_of), horizon=horizon, target=target.value, progress=report
         )
@@ -359,41 +293,15 @@ def rooms(
     """
     from recsys.batch import replay_rooms
 
-    with _progress() as report:
+    with progress() as report:
         rows = replay_rooms(bundle, logs, requests, out, k=k, progress=report)
     console.print(f"{rows:,} rows in {out}")
     if rows == 0:
         console.print("no room of the log was live at any of the requests", style="yellow")
 
 
-@app.command()
-def serve(
-    bundle: BundleDir,
-    host: Annotated[
-        str, typer.Option(help="Address to listen at; beyond loopback only if you say so.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port.", min=1, max=65535)] = 8000,
-    decisions: Annotated[
-        Path | None,
-        typer.Option(help="Folder in which what was shown to whom, and why, is logged as Parquet."),
-    ] = None,
-) -> None:
-    """Answer over HTTP, for backends in other languages. OpenAPI is at /docs.
-
-    Admin calls need the token in the environment variable RECSYS_ADMIN_TOKEN; without it they are refused.
-
-    Example: recsys serve bundle --port 8000
-    """
-    import uvicorn
-
-    from serving.decisions import DecisionLog
-    from serving.edge import create_app
-    from serving.recommender import Recommender
-
-    with nullcontext() if decisions is None else DecisionLog(decisions) as log:
-        recommender = Recommender.load(bundle, decisions=log)
-        app = create_app(recommender, admin_token=os.environ.get("RECSYS_ADMIN_TOKEN"))
-        uvicorn.run(app, host=host, port=port)
+app.command()(deliver)
+app.command()(serve)
 
 
 @bench.command("serve")
@@ -423,7 +331,7 @@ def bench_serve(
 
     check_out(out)
     world, params = WorldParams(items=items), BenchParams(calls=calls, seconds=seconds)
-    with _progress() as report:
+    with progress() as report:
         rows = run(world, params, keep=keep, progress=report)
     write_table(as_table(rows), out)
     show_bench(console, rows)
@@ -456,7 +364,7 @@ def _backtest_hot(
     check_out(out)
     params = hot_params(horizon, target)
     tracker = Tracker() if track else None
-    with _progress() as report:
+    with progress() as report:
         found = hot_backtest(Dataset.load(dataset), params, as_of=as_of, tracker=tracker, progress=report)
     write_table(found.summary, out)
     show_backtest(console, found)

@@ -43,7 +43,7 @@ class Catalogue:
 
     Attributes:
         items: ids of n items.
-        item_table: n rows; of its columns, category (string), price, stock (numbers) and title are used.
+        item_table: n rows; of its columns, category, brand, price, stock (numbers) and title are used.
         users: ids of U users.
         personalised: (U,) bool; False for one who has opted out.
         histories: the latest actions of each user on items; impressions are none.
@@ -159,6 +159,9 @@ def latest(histories: Histories, length: int = HISTORY_LENGTH) -> Histories:
     )
 
 
+#: Of a product, what a request may ask for or be shown.
+_ITEM_COLUMNS = ("category", "brand", "price", "stock", "title")
+
 # -- writing ------------------------------------------------------------------------------------------------
 
 
@@ -175,9 +178,7 @@ def core_section(catalogue: Catalogue, vectors: Vectors | None) -> Section:
         "seen_ids": catalogue.seen_ids.astype(np.int32),
         "user_personalised": catalogue.personalised.astype(bool),
     }
-    used = [
-        name for name in ("category", "price", "stock", "title") if name in catalogue.item_table.column_names
-    ]
+    used = [name for name in _ITEM_COLUMNS if name in catalogue.item_table.column_names]
     items = pa.table({"item_id": catalogue.items.keys, **{name: catalogue.item_table[name] for name in used}})
     meta: dict[str, Any] = {
         "kind": "catalogue",

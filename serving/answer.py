@@ -59,12 +59,14 @@ class Answer:
         version: model version of the bundle that answered.
         fallback: why the answer is not personal, as "popular: unknown user"; None where it is.
         shortfall: why there are fewer than asked for; None where there are not.
+        arm: `champion` or `challenger` where users are split between two bundles; else None.
     """
 
     entries: tuple[Entry, ...]
     version: str
     fallback: str | None = None
     shortfall: str | None = None
+    arm: str | None = None
 
     @property
     def ids(self) -> list[ExternalId]:

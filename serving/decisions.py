@@ -1,8 +1,11 @@
 """The decision log: who was shown what, where, by which version and why, as Parquet that training reads.
 
 A file has the columns of the log contract's `events` table, each row an impression with position and source,
-and beside them `call`, `version`, `reason` and `score`. Laid beside the other part files of `events/` it is a
-part of the log. A request only appends to a list in memory; a thread writes.
+and beside them `call`, `version`, `reason`, `score` and `arm`. Laid beside the other part files of `events/`
+it is a part of the log. What a challenger would have shown is no impression: it lies in the folder `shadow`
+inside, its `event` is `shadow`, and it has the user and the moment of the answer that was shown.
+
+A request only appends to a list in memory; a thread writes, in a forked process one of its own.
 """
 
 from __future__ import annotations
@@ -25,9 +28,13 @@ import pyarrow.parquet as pq
 from recsys.data.ids import id_key
 from recsys.types import Behaviour, ExternalId
 from serving.answer import Answer
+from serving.forks import tell_of_forks
 
 _log = logging.getLogger(__name__)
 _SUFFIX = ".parquet"
+_SHOWN = Behaviour.IMPRESSION.value
+#: Arm of answers that nobody saw, and the folder inside the log's in which they lie.
+SHADOW, SHADOWS = "shadow", "shadow"
 #: As `prepare` tells whole numbers in a CSV.
 _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
@@ -40,7 +47,7 @@ class Decision:
         call: `products` or `rooms`.
         user_id: as the request spelt it.
         at_us: the moment of the answer, microseconds since the epoch.
-        answer: what was shown.
+        answer: what was shown; or, of the arm `shadow`, what would have been.
     """
 
     call: str
@@ -76,17 +83,23 @@ class DecisionLog:
         self._every_s = every_s
         self._max_waiting = max_waiting
         self._max_files = max_files
-        self._waiting: list[Decision] = []
         self._number = 0
+        self._begin()
+        tell_of_forks(self)
+
+    def _begin(self) -> None:
+        self._waiting: list[Decision] = []
         self._adding = threading.Lock()
         self._files = threading.Lock()  # one writer or remover of files at a time
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="decision-log", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None  # begins with the first decision
 
     def add(self, decision: Decision) -> None:
         """Takes a decision in; it never waits for the disk."""
         with self._adding:
+            if self._thread is None and not self._stop.is_set():
+                self._thread = threading.Thread(target=self._run, name="decision-log", daemon=True)
+                self._thread.start()
             if len(self._waiting) < self._max_waiting:
                 self._waiting.append(decision)
             else:
@@ -99,14 +112,10 @@ class DecisionLog:
                 taken, self._waiting = self._waiting, []
             if not taken:
                 return
-            try:
-                self._write(_table(taken))
-            except OSError as error:
-                self.dropped += len(taken)
-                _log.error("%s: %d decisions are lost: %s", self.folder, len(taken), error)
-                return
-            for old in self._paths()[: -self._max_files]:
-                old.unlink(missing_ok=True)
+            for folder in (self.folder, self.folder / SHADOWS):
+                its = [one for one in taken if (one.answer.arm == SHADOW) == (folder != self.folder)]
+                if its:
+                    self._keep(its, folder)
 
     def forget(self, user_id: ExternalId) -> None:
         """Removes a person from what is waiting and from every file."""
@@ -114,7 +123,7 @@ class DecisionLog:
         with self._files:
             with self._adding:
                 self._waiting = [one for one in self._waiting if id_key(one.user_id) != key]
-            for path in self._paths():
+            for path in (*_paths(self.folder), *_paths(self.folder / SHADOWS)):
                 table = pq.read_table(path)
                 theirs = pc.equal(pc.cast(table["user_id"], pa.string()), key)
                 if pc.any(theirs).as_py():
@@ -123,8 +132,27 @@ class DecisionLog:
     def close(self) -> None:
         """Writes what is left and ends the thread."""
         self._stop.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         self.flush()
+
+    def before_fork(self) -> None:
+        """Lets a file under way be finished; see `serving.forks`."""
+        self._files.acquire()
+        self._adding.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        """Goes on."""
+        self._adding.release()
+        self._files.release()
+
+    def after_fork_in_child(self) -> None:
+        """Begins anew with nothing waiting: what waited is the parent's to write."""
+        closed = self._stop.is_set()
+        self.dropped = 0
+        self._begin()
+        if closed:
+            self._stop.set()
 
     def __enter__(self) -> Self:
         return self
@@ -138,14 +166,23 @@ class DecisionLog:
         while not self._stop.wait(self._every_s):
             self.flush()
 
-    def _write(self, table: pa.Table) -> None:
+    def _keep(self, decisions: list[Decision], folder: Path) -> None:
         # Sorted by name, files are sorted by time; the process keeps those of several workers apart.
         self._number += 1
         name = f"decisions-{time.time_ns():020d}-{os.getpid()}-{self._number:06d}{_SUFFIX}"
-        _replace(self.folder / name, table)
+        try:
+            folder.mkdir(exist_ok=True)
+            _replace(folder / name, _table(decisions))
+        except OSError as error:
+            self.dropped += len(decisions)
+            _log.error("%s: %d decisions are lost: %s", folder, len(decisions), error)
+            return
+        for old in _paths(folder)[: -self._max_files]:
+            old.unlink(missing_ok=True)
 
-    def _paths(self) -> list[Path]:
-        return sorted(self.folder.glob(f"decisions-*{_SUFFIX}"))
+
+def _paths(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"decisions-*{_SUFFIX}"))
 
 
 def _replace(path: Path, table: pa.Table) -> None:
@@ -162,7 +199,7 @@ def _table(decisions: Iterable[Decision]) -> pa.Table:
     rows = list(_rows(decisions))
     columns = {
         "user_id": _ids([row[0] for row in rows]),
-        "event": pa.array([Behaviour.IMPRESSION.value] * len(rows), pa.string()),
+        "event": pa.array([SHADOW if row[11] == SHADOW else _SHOWN for row in rows], pa.string()),
         "timestamp": pa.array([row[1] for row in rows], pa.timestamp("us", tz="UTC")),
         "item_id": _ids([row[2] for row in rows]),
         "room_id": _ids([row[3] for row in rows]),
@@ -173,6 +210,7 @@ def _table(decisions: Iterable[Decision]) -> pa.Table:
         "version": pa.array([row[8] for row in rows], pa.string()),
         "reason": pa.array([row[9] for row in rows], pa.string()),
         "score": pa.array([row[10] for row in rows], pa.float64()),
+        "arm": pa.array([row[11] for row in rows], pa.string()),
     }
     return pa.table(columns)
 
@@ -189,6 +227,7 @@ _Row = tuple[
     str,
     str,
     float,
+    str | None,
 ]
 
 
@@ -208,6 +247,7 @@ def _rows(decisions: Iterable[Decision]) -> Iterator[_Row]:
                 one.answer.version,
                 entry.reason,
                 entry.score,
+                one.answer.arm,
             )
 
 

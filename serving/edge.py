@@ -5,124 +5,50 @@ from __future__ import annotations
 import hmac
 import time
 from collections.abc import Iterable
-from datetime import datetime
-from typing import Annotated, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Body, Depends, FastAPI, Header, HTTPException, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, InfoMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from recsys.bundle import BundleRefused
-from recsys.types import Behaviour, Event, ExternalId
-from serving.answer import Answer, NotServed, RequestError
+from recsys.types import Event
+from serving.answer import NotServed, RequestError
+from serving.edge_schema import (
+    ID_LENGTH,
+    MAX_BODY_BYTES,
+    MAX_IDS,
+    AnswerOut,
+    BlockedIn,
+    EventIn,
+    Finite,
+    ForgetIn,
+    Ids,
+    K,
+    ListedIn,
+    OnAirIn,
+    RoomEndedIn,
+    RoomStartedIn,
+    StockIn,
+    UserId,
+    spelt,
+)
 from serving.recommender import Recommender
 
-MAX_K = 500
-MAX_BODY_BYTES = 64 << 10
-MAX_IDS = 1_000
-_ID_LENGTH = 256
-
-Id = Annotated[str, Field(min_length=1, max_length=_ID_LENGTH)] | int
-K = Annotated[int, Query(ge=1, le=MAX_K)]
-Ids = Annotated[list[str] | None, Query(max_length=MAX_IDS)]
-UserId = Annotated[str, Query(min_length=1, max_length=_ID_LENGTH)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class EventIn(_Body):
-    """One event, as `recsys.types.Event`."""
-
-    user_id: Id
-    event: Behaviour
-    timestamp: datetime
-    item_id: Id | None = None
-    room_id: Id | None = None
-    streamer_id: Id | None = None
-    duration_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    quantity: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    amount: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    position: Annotated[int, Field(ge=0)] | None = None
-    source: Annotated[str, Field(max_length=_ID_LENGTH)] | None = None
-    event_id: Annotated[str, Field(max_length=_ID_LENGTH)] | None = None
-
-
-class StockIn(_Body):
-    """How many units of a product are left."""
-
-    item_id: Id
-    units: Finite
-
-
-class ListedIn(_Body):
-    """Whether a product is for sale."""
-
-    item_id: Id
-    listed: bool = True
-
-
-class BlockedIn(_Body):
-    """Whether a product must not be shown."""
-
-    item_id: Id
-    blocked: bool = True
-
-
-class RoomStartedIn(_Body):
-    """A room that is live."""
-
-    room_id: Id
-    streamer_id: Id
-    category: Annotated[str, Field(max_length=_ID_LENGTH)] | None = None
-
-
-class RoomEndedIn(_Body):
-    """A room that is over."""
-
-    room_id: Id
-
-
-class OnAirIn(_Body):
-    """The product that a room shows."""
-
-    room_id: Id
-    item_id: Id
-
-
-class ForgetIn(_Body):
-    """A person to be forgotten."""
-
-    user_id: Id
-
-
-class EntryOut(BaseModel):
-    """One product or room."""
-
-    id: ExternalId
-    score: float
-    source: str
-    reason: str
-    facts: dict[str, Any]
-
-
-class AnswerOut(BaseModel):
-    """A ranked answer, best first."""
-
-    version: str
-    fallback: str | None
-    shortfall: str | None
-    entries: list[EntryOut]
+if TYPE_CHECKING:
+    from serving.shared import SharedState
 
 
 def create_app(
-    recommender: Recommender, *, admin_token: str | None = None, max_in_flight: int = 64
+    recommender: Recommender,
+    *,
+    admin_token: str | None = None,
+    max_in_flight: int = 64,
+    shared: SharedState | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -130,6 +56,7 @@ def create_app(
         recommender: what answers.
         admin_token: bearer token of the calls under /v1/admin; None refuses them all.
         max_in_flight: requests beyond so many at once are turned away with 503.
+        shared: what its reports are shared by, for the metrics; who started it stops it.
     """
     app = FastAPI(title="Live-commerce recommendations", version=recommender.version)
     registry = CollectorRegistry()
@@ -141,6 +68,8 @@ def create_app(
         buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0),
     )
     registry.register(_Counts(recommender))
+    if shared is not None:
+        registry.register(_Sharing(shared))
     app.add_middleware(_Limits, max_in_flight=max_in_flight)
 
     def allowed_to_administer(authorization: Annotated[str, Header()] = "") -> None:
@@ -170,16 +99,18 @@ def create_app(
         repeat: bool | None = None,
         allow: Ids = None,
         deny: Ids = None,
-        category: Annotated[str | None, Query(max_length=_ID_LENGTH)] = None,
+        category: Annotated[str | None, Query(max_length=ID_LENGTH)] = None,
         price_min: Finite | None = None,
         price_max: Finite | None = None,
         max_per_category: Annotated[int | None, Query(ge=1)] = None,
+        max_per_brand: Annotated[int | None, Query(ge=1)] = None,
         diversity: Annotated[float, Query(ge=0, le=1)] = 0.0,
+        segments: Ids = None,
         personalised: bool = True,
     ) -> AnswerOut:
         """The best k products for a user, among those that can be had."""
         with latency.labels("products").time():
-            return _out(
+            return spelt(
                 recommender.products(
                     user_id,
                     k=k,
@@ -189,42 +120,62 @@ def create_app(
                     category=category,
                     price=None if price_min is None and price_max is None else (price_min, price_max),
                     max_per_category=max_per_category,
+                    max_per_brand=max_per_brand,
                     diversity=diversity,
+                    segments=segments or (),
                     personalised=personalised,
                 )
             )
 
     @app.get("/v1/rooms/{room_id}/next-products")
     def next_products(
-        room_id: Annotated[str, Path(max_length=_ID_LENGTH)],
+        room_id: Annotated[str, Path(max_length=ID_LENGTH)],
         k: K = 5,
         allow: Ids = None,
         deny: Ids = None,
-        category: Annotated[str | None, Query(max_length=_ID_LENGTH)] = None,
+        category: Annotated[str | None, Query(max_length=ID_LENGTH)] = None,
     ) -> AnswerOut:
         """What a live room should pitch next for those who are in it now."""
         with latency.labels("next_products").time():
-            return _out(
+            return spelt(
                 recommender.next_products(room_id, k=k, allow=allow, deny=deny or (), category=category)
             )
 
     @app.get("/v1/rooms")
-    def rooms(user_id: UserId, k: K = 10, personalised: bool = True, explore: bool = True) -> AnswerOut:
+    def rooms(
+        user_id: UserId,
+        k: K = 10,
+        max_per_streamer: Annotated[int | None, Query(ge=1)] = None,
+        max_per_category: Annotated[int | None, Query(ge=1)] = None,
+        segments: Ids = None,
+        personalised: bool = True,
+        explore: bool = True,
+    ) -> AnswerOut:
         """The best k rooms for a user, among those that are live."""
         with latency.labels("rooms").time():
-            return _out(recommender.rooms(user_id, k=k, personalised=personalised, explore=explore))
+            return spelt(
+                recommender.rooms(
+                    user_id,
+                    k=k,
+                    max_per_streamer=max_per_streamer,
+                    max_per_category=max_per_category,
+                    segments=segments or (),
+                    personalised=personalised,
+                    explore=explore,
+                )
+            )
 
     @app.get("/v1/hot")
-    def hot(k: K = 20) -> AnswerOut:
+    def hot(k: K = 20, segments: Ids = None) -> AnswerOut:
         """The k products most likely to become hot."""
         with latency.labels("hot").time():
-            return _out(recommender.hot(k=k))
+            return spelt(recommender.hot(k=k, segments=segments or ()))
 
     @app.get("/v1/similar")
-    def similar(item_id: UserId, k: K = 20) -> AnswerOut:
+    def similar(item_id: UserId, k: K = 20, segments: Ids = None) -> AnswerOut:
         """The k products that go with one."""
         with latency.labels("similar").time():
-            return _out(recommender.similar(item_id, k=k))
+            return spelt(recommender.similar(item_id, k=k, segments=segments or ()))
 
     @app.post("/v1/events", status_code=202)
     def events(batch: Annotated[list[EventIn], Body(max_length=MAX_IDS)]) -> dict[str, int]:
@@ -246,8 +197,11 @@ def create_app(
 
     @app.post("/v1/admin/on_air", status_code=204, dependencies=admin)
     def on_air(report: OnAirIn) -> None:
-        """Says which product a room shows."""
-        recommender.on_air(report.room_id, report.item_id)
+        """Says which product a room shows, if any."""
+        if report.item_id is None:
+            recommender.off_air(report.room_id)
+        else:
+            recommender.on_air(report.room_id, report.item_id)
 
     @app.post("/v1/admin/stock", status_code=204, dependencies=admin)
     def stock(report: StockIn) -> None:
@@ -292,24 +246,6 @@ def create_app(
     return app
 
 
-def _out(answer: Answer) -> AnswerOut:
-    return AnswerOut(
-        version=answer.version,
-        fallback=answer.fallback,
-        shortfall=answer.shortfall,
-        entries=[
-            EntryOut(
-                id=entry.id,
-                score=entry.score,
-                source=entry.source,
-                reason=entry.reason,
-                facts=dict(entry.facts),
-            )
-            for entry in answer
-        ],
-    )
-
-
 class _Counts(Collector):
     """The recommender's own counts and version, read when they are asked for."""
 
@@ -324,6 +260,18 @@ class _Counts(Collector):
             counts.add_metric([kind], count, created=self._started_s)
         yield counts
         yield InfoMetricFamily("recsys_bundle", "The bundle in use", {"version": self._recommender.version})
+
+
+class _Sharing(Collector):
+    """How far this process is behind the others, and what the sharing lost."""
+
+    def __init__(self, shared: SharedState) -> None:
+        self._shared = shared
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """One gauge a field of `SharedStats`."""
+        for name, value in asdict(self._shared.stats()).items():
+            yield GaugeMetricFamily(f"recsys_shared_{name}", "See serving.shared.SharedStats", float(value))
 
 
 class _Limits:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from recsys.bundle import Bundle, BundleRefused, Reason, open_bundle
 from recsys.data.histories import HistoryBatch
 from recsys.errors import BundleError
+from recsys.held import Held, read_held
 from recsys.models.fusion import DEPTH, Combiner
 from recsys.models.neighbours import Neighbours
 from recsys.product_sections import (
@@ -30,6 +31,7 @@ from recsys.product_sections import (
 from recsys.room_sections import read_rooms
 from recsys.types import BEHAVIOURS, Behaviour, Candidates, IntArray
 from serving.bitmap import Bitmap
+from serving.holds import Holds
 from serving.sources import HistorySource, PopularSource, Source, VectorSource, Wanted
 from serving.state import Action
 
@@ -43,14 +45,14 @@ Found = tuple[int, float, str]
 
 
 class LoadedBundle:
-    """The sources, the combiner and the catalogue of one bundle.
+    """The sources, combiner and catalogue of one bundle.
 
     Args:
         bundle: opened, so every byte was checked against its hash.
 
     Attributes:
         reasons: from a source's name to why its products are shown, in words.
-        categories: (items,) int32 codes, -1 for none.
+        categories, brands: (items,) int32 codes, -1 for none.
         category: from a name to the items of that category.
         priced: from the least and the most that a product may cost to the items that do; None is no bound.
             Of both, the sets asked for last are kept, and are not to be changed.
@@ -77,6 +79,7 @@ class LoadedBundle:
         self.combiner: Combiner | None = None
         self.hot: list[dict[str, Any]] | None = None
         self.rooms = read_rooms(bundle)
+        held: Held | None = None
         for name, section in bundle.sections.items():
             kind, source = section.meta.get("kind"), str(section.meta.get("source"))
             if kind == "vectors" or (kind == "catalogue" and section.meta.get("vectors") is not None):
@@ -100,14 +103,18 @@ class LoadedBundle:
                 self.sources[source] = self.popular
             elif kind == "fusion":
                 self.combiner = read_fusion(name, section, n_items=self.n_items)
+            elif kind == "held":
+                held = read_held(name, section, n_users=n_users)
             elif kind == "hot":
                 self.hot = read_hot(name, section, n_items=self.n_items)
         self.reasons = {name: source.reason for name, source in self.sources.items()}
         self._check_sources()
         self.in_stock = self._in_stock()
-        names, self.categories = self._read_categories()
+        names, self.categories = self._codes("category")
+        _, self.brands = self._codes("brand")
         self.category = lru_cache(_KEPT)(partial(_of_category, names, self.categories))
         self.priced = lru_cache(_KEPT)(partial(_of_price, self._read_prices()))
+        self.holds = None if held is None else Holds(held, self.n_items, self.category)
         self._warm()
 
     @classmethod
@@ -198,11 +205,12 @@ class LoadedBundle:
             rows = [row for row in rows if row not in stored]
         return np.array(rows, dtype=np.int64).reshape(-1, 3)
 
-    def _read_categories(self) -> tuple[dict[str, int], IntArray]:
+    def _codes(self, column: str) -> tuple[dict[str, int], IntArray]:
+        """The values of a column of the items with their codes, and (items,) the codes, -1 for none."""
         table = self.catalogue.item_table
-        if "category" not in table.column_names or table["category"].null_count == self.n_items:
+        if column not in table.column_names or table[column].null_count == self.n_items:
             return {}, np.full(self.n_items, -1, dtype=np.int32)
-        encoded = pc.dictionary_encode(table["category"].combine_chunks().cast(pa.string()))
+        encoded = pc.dictionary_encode(table[column].combine_chunks().cast(pa.string()))
         names = {name: code for code, name in enumerate(encoded.dictionary.to_pylist())}
         return names, _numbers(encoded.indices, np.dtype(np.int32), -1)
 

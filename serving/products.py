@@ -99,11 +99,10 @@ def for_user(
     found += _popular(loaded, wanted, min(shape.pool(k), loaded.n_items) - len(found), found)
     vectors = None if loaded.vectors is None else loaded.vectors.index.vectors
     fallback = None if why_not is None else f"popular: {why_not}"
-    answer = _answer(loaded, shaped(found, shape, loaded.categories, vectors, k=k), k, fallback, allowed)
+    chosen = shaped(found, shape, loaded.categories, vectors, k=k, brands=loaded.brands)
+    answer = _answer(loaded, chosen, k, fallback, allowed)
     if len(answer) < min(k, len(found)):
-        left_out = (
-            f"max_per_category={shape.max_per_category} leaves out all but {len(answer)} of {len(found)}"
-        )
+        left_out = f"{shape.caps} leaves out all but {len(answer)} of {len(found)}"
         return replace(answer, shortfall=left_out)
     return answer
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from recsys.bundle import BundleRefused, Reason
 from recsys.errors import RecsysError
+from recsys.pointer import pointed_to
+from serving.forks import tell_of_forks
 
-POINTER = "CURRENT"
 _log = logging.getLogger(__name__)
 
 
@@ -34,33 +32,6 @@ class Swappable(Protocol):
         ...
 
 
-def point_to(directory: Path, name: str) -> None:
-    """Makes CURRENT name the bundle `name` of the directory: a reader sees the old name or the new one."""
-    with tempfile.NamedTemporaryFile("w", dir=directory, prefix=f".{POINTER}.", delete=False) as file:
-        file.write(name + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(file.name, directory / POINTER)
-
-
-def pointed_to(directory: Path) -> Path:
-    """The bundle that the directory's CURRENT names: a file with the name of a neighbour, or a link.
-
-    Raises:
-        BundleRefused: no pointer, or one that names no plain neighbour.
-    """
-    pointer = directory / POINTER
-    if pointer.is_symlink():
-        return pointer.resolve()
-    try:
-        name = pointer.read_text().strip()
-    except OSError as error:
-        raise BundleRefused(Reason.MISSING, f"{pointer} cannot be read: {error.strerror}") from error
-    if not name or name in (".", "..") or "/" in name or "\0" in name:
-        raise BundleRefused(Reason.UNSAFE_PATH, f"{pointer} names {name!r}: it must name a bundle beside it")
-    return (directory / name).resolve()
-
-
 class Follower:
     """Looks at the pointer every so often; a bad bundle is refused once, logged, and the old one goes on.
 
@@ -74,6 +45,7 @@ class Follower:
         self._recommender = recommender
         self._directory = Path(directory)
         self._interval_s = interval_s
+        self._looking = threading.Lock()  # held during a look, and across a fork
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._refused: Path | None = None
@@ -81,6 +53,10 @@ class Follower:
 
     def check(self) -> bool:
         """One look: True where another bundle was taken into use."""
+        with self._looking:
+            return self._look()
+
+    def _look(self) -> bool:
         try:
             self._recommender.reread_forgotten()
             target = pointed_to(self._directory)
@@ -97,17 +73,36 @@ class Follower:
         return True
 
     def start(self) -> Self:
-        """Looks from a thread of its own until `stop`."""
+        """Looks from a thread of its own until `stop`; a forked process does so by itself."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="bundle-follower", daemon=True)
-            self._thread.start()
+            tell_of_forks(self)
+            self._begin()
         return self
+
+    def _begin(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="bundle-follower", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
         """Ends the thread; a swap in progress is finished first."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
+
+    def before_fork(self) -> None:
+        """Lets a swap under way be finished; see `serving.forks`."""
+        self._looking.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        """Goes on."""
+        self._looking.release()
+
+    def after_fork_in_child(self) -> None:
+        """Looks from a thread of this process, unless it was stopped before."""
+        self._looking = threading.Lock()
+        if self._thread is not None and not self._stop.is_set():
+            self._stop = threading.Event()
+            self._begin()
 
     def __enter__(self) -> Self:
         return self.start()

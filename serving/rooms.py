@@ -21,12 +21,16 @@ from recsys.rooms.content import Content
 from recsys.rooms.events import EventBatch
 from recsys.rooms.explore import NO_FLOORS, ExploreParams, unknown_kinds, with_floors
 from recsys.rooms.features import room_features
+from recsys.rooms.live_rooms import LiveRooms
 from recsys.rooms.params import HOUR_US, StateParams
 from recsys.rooms.reasons import room_reasons
 from recsys.rooms.scorer import RoomScorer
 from recsys.rooms.state import LiveState
-from recsys.types import Event, ExternalId
+from recsys.types import Event, ExternalId, IntArray
 from serving.answer import Entry
+from serving.diversity import Caps, check_cap
+from serving.holds import Hold
+from serving.reports import Aired, LiveRoom
 
 #: Ended rooms and events kept for the next bundle's state.
 MAX_ENDED = 100_000
@@ -69,25 +73,6 @@ class GrowingIds:
         return self._spelt[own] if own >= 0 else self._base.one(index)
 
 
-@dataclass(frozen=True, slots=True)
-class LiveRoom:
-    """What was reported of a live room, by external id."""
-
-    room_id: ExternalId
-    streamer_id: ExternalId
-    started_us: int
-    category: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Aired:
-    """What was reported to be on air in a room, by external id."""
-
-    room_id: ExternalId
-    item_id: ExternalId
-    at_us: int
-
-
 class RoomJournal:
     """What was reported since the bundle was made, for the state of the next one. Bounded."""
 
@@ -111,15 +96,16 @@ class RoomJournal:
         while len(self.ended) > MAX_ENDED:
             self.ended.popitem(last=False)
 
-    def on_air(self, room_id: ExternalId, item_id: ExternalId, at_us: int) -> None:
-        """A product is on air in a room, unless a later one is already."""
-        key = id_key(room_id)
-        if key in self.aired and self.aired[key].at_us > at_us:
-            return
-        self.aired[key] = Aired(room_id, item_id, at_us)
+    def on_air(self, aired: Aired) -> bool:
+        """A product is on air in a room, or nothing is; False where something later was reported already."""
+        key = id_key(aired.room_id)
+        if key in self.aired and self.aired[key].at_us > aired.at_us:
+            return False
+        self.aired[key] = aired
         self.aired.move_to_end(key)
         while len(self.aired) > MAX_ENDED:
             self.aired.popitem(last=False)
+        return True
 
     def observed(self, event: Event, at_us: int) -> bool:
         """An event in a room; False where it is one of the last `MAX_EVENTS` again."""
@@ -139,6 +125,46 @@ class RoomJournal:
             del self._seen[seen]
         kept = [entry for entry in self.events if id_key(entry[0].user_id) != key]
         self.events = deque(kept, maxlen=MAX_EVENTS)
+
+
+@dataclass(frozen=True, slots=True)
+class RoomCaps:
+    """How many rooms of one streamer, and of one category, a list may have; None is all.
+
+    Raises:
+        RequestError: a cap below 1.
+    """
+
+    max_per_streamer: int | None = None
+    max_per_category: int | None = None
+
+    def __post_init__(self) -> None:
+        check_cap("max_per_streamer", self.max_per_streamer)
+        check_cap("max_per_category", self.max_per_category)
+
+    def __bool__(self) -> bool:
+        return self.max_per_streamer is not None or self.max_per_category is not None
+
+    def __str__(self) -> str:
+        caps = {"max_per_streamer": self.max_per_streamer, "max_per_category": self.max_per_category}
+        return " and ".join(f"{name}={cap}" for name, cap in caps.items() if cap is not None)
+
+    def best(self, rooms: LiveRooms, rows: IntArray, *, k: int) -> IntArray:
+        """(up to k,) places in `rows`, best first, such that no group has more than its cap."""
+        groups = (
+            (rooms.streamer_idx[rows], self.max_per_streamer),
+            (rooms.category[rows], self.max_per_category),
+        )
+        caps = Caps(groups)
+        chosen: list[int] = []
+        while len(chosen) < k and caps.room.any():
+            chosen.append(int(np.argmax(caps.room)))
+            caps.take(chosen[-1])
+        return np.array(chosen, dtype=np.int32)
+
+
+#: The caps that leave everything as it is.
+NO_CAPS = RoomCaps()
 
 
 class RoomService:
@@ -170,6 +196,7 @@ class RoomService:
         self._streamers = GrowingIds(streamers)
         self._rooms = GrowingIds(rooms)
         self._categories = scorer.content.category_code
+        self._reported: dict[int, str] = {}  # categories of live rooms, known to the bundle or not
         self._lock = threading.Lock()  # rows move when a room ends: nobody may read meanwhile
 
     @classmethod
@@ -206,7 +233,7 @@ class RoomService:
 
     def _replay_aired(self, journal: RoomJournal) -> None:
         for aired in journal.aired.values():
-            self.on_air(aired.room_id, aired.item_id, aired.at_us)
+            self.on_air(aired)
 
     def started(self, room: LiveRoom) -> None:
         """A room goes live."""
@@ -215,16 +242,23 @@ class RoomService:
             streamer = self._streamers.spell(room.streamer_id)
             category = self._categories.get(room.category, -1) if room.category is not None else -1
             self._state.room_started(index, streamer, room.started_us, category=category)
+            if room.category is None:
+                self._reported.pop(index, None)
+            else:
+                self._reported[index] = room.category
 
     def ended(self, room_id: ExternalId) -> None:
         """A room is over and in no answer from now on."""
         with self._lock:
-            self._state.room_ended(self._rooms.index(room_id))
+            index = self._rooms.index(room_id)
+            self._state.room_ended(index)
+            self._reported.pop(index, None)
 
-    def on_air(self, room_id: ExternalId, item_id: ExternalId, at_us: int) -> bool:
-        """A product is on air in a room; whether the room is live."""
+    def on_air(self, aired: Aired) -> bool:
+        """A product is on air in a room, or nothing is; whether the room is live."""
         with self._lock:
-            return self._state.on_air(self._rooms.get(room_id), self._items.get(item_id), at_us)
+            room, item = self._rooms.get(aired.room_id), self._items.get(aired.item_id)
+            return self._state.on_air(room, item, aired.at_us)
 
     def observe(self, event: Event, at_us: int) -> None:
         """An event in a room, or of a user with a streamer."""
@@ -268,15 +302,19 @@ class RoomService:
         now_us: int,
         available: Callable[[int], bool],
         explore: bool = True,
+        caps: RoomCaps = NO_CAPS,
+        hold: Hold | None = None,
     ) -> tuple[list[Entry], bool, int]:
-        """The best k live rooms; whether the user is known; how many are live.
+        """The best k live rooms; whether the user is known; how many are live and may be shown.
 
         Args:
             user_id: None for an answer that uses nothing of the user.
             k: how many.
             now_us: the moment of asking.
             available: whether a product, by index, may be named as on air.
-            explore: whether the floors for new streamers hold.
+            explore: whether the floors for new streamers hold, as far as the caps allow.
+            caps: of what is ranked.
+            hold: what the user may be shown; None is everything.
         """
         with self._lock:
             self._state.advance(now_us)
@@ -288,21 +326,43 @@ class RoomService:
                 return [], known, 0
             floors = unknown_kinds(self._explore if explore else NO_FLOORS, state, user)
             kinds = [kind for share, kind in floors if share > 0]
-            ranking = self._scorer.rank(state, user, state.now_us, k=k, kinds=kinds)
-            rows = rooms.rows(ranking.room_idx)
-            places = with_floors([(share, kind[rows]) for share, kind in floors], k=k)
-            features = room_features(state, self._scorer.content, user, rows[places], state.now_us)
+            depth = k if hold is None and not caps else len(rooms)
+            ranking = self._scorer.rank(state, user, state.now_us, k=depth, kinds=kinds)
+            ranked = rooms.rows(ranking.room_idx)
+            places = with_floors([(share, kind[ranked]) for share, kind in floors], k=depth)
+            rows, scores = ranked[places], ranking.scores[places]
+            live = len(rooms)
+            if hold is not None:
+                kept = np.array([self._is_within(hold, row) for row in rows.tolist()], dtype=bool)
+                rows, scores, live = rows[kept], scores[kept], int(kept.sum())
+            if caps:
+                chosen = caps.best(rooms, rows, k=k)
+                rows, scores = rows[chosen], scores[chosen]
+            rows, scores = rows[:k], scores[:k]
+            features = room_features(state, self._scorer.content, user, rows, state.now_us)
             entries = []
-            for place, reason in zip(places.tolist(), room_reasons(features), strict=True):
-                row = int(rows[place])
+            for row, score, reason in zip(
+                rows.tolist(), scores.tolist(), room_reasons(features), strict=True
+            ):
                 item = int(rooms.item_idx[row])
                 facts = {
                     "streamer_id": self._streamers.one(int(rooms.streamer_idx[row])),
                     "item_id": self._items.one(item) if item >= 0 and available(item) else None,
                 }
                 room_id = self._rooms.one(int(rooms.room_idx[row]))
-                entries.append(Entry(room_id, float(ranking.scores[place]), "rooms", reason, facts))
-            return entries, known, len(rooms)
+                entries.append(Entry(room_id, score, "rooms", reason, facts))
+            return entries, known, live
+
+    def _is_within(self, hold: Hold, row: int) -> bool:
+        """Whether all that is known of what a live room is about is allowed, and something is known."""
+        rooms = self._state.rooms
+        code, item = int(rooms.category[row]), int(rooms.item_idx[row])
+        category = self._reported.get(int(rooms.room_idx[row]))
+        if category is None and code >= 0:
+            category = self._scorer.content.categories[code]
+        if category is not None and category not in hold.categories:
+            return False
+        return item in hold.items if item >= 0 else category is not None
 
     def audience(
         self, room_id: ExternalId, *, now_us: int

@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 from recsys.data.behaviours import BehaviourWeights
 from recsys.data.split import SplitParams
 from recsys.errors import ConfigError
+from recsys.held import HoldParams
 from recsys.hot.params import HotParams
 from recsys.models.collaborative import ALSParams, BPRParams, ItemKNNParams
 from recsys.models.fusion_training import FusionParams
@@ -171,6 +172,7 @@ class TrainingConfig(Params):
         rooms: the model of live rooms.
         fusion: the combiner that merges the models' candidates into one answer.
         hot: hot-item potential.
+        hold: segments of users, by name, who are shown some categories only.
         evaluation: how a fit is judged.
         tracking: where runs are recorded.
         promote: what a challenger must show.
@@ -186,6 +188,7 @@ class TrainingConfig(Params):
     rooms: Part[RoomParams] = Part(params=RoomParams())
     fusion: Part[FusionParams] = Part(params=FusionParams())
     hot: Part[HotParams] = Part(params=HotParams())
+    hold: dict[str, HoldParams] = Field(default_factory=dict)
     evaluation: Evaluation = Evaluation()
     tracking: TrackingParams = TrackingParams()
     promote: PromoteParams = PromoteParams()

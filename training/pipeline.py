@@ -20,6 +20,7 @@ from recsys.bundle import BundleRefused, Reason, Section, write_bundle
 from recsys.data.dataset import Dataset, from_us
 from recsys.errors import DataError, ModelError
 from recsys.evaluation.table import ALL, Row
+from recsys.held import held_section
 from recsys.hot.backtest import BacktestReport, backtest
 from recsys.hot.score import HotScores, score_hot
 from recsys.models.fused import FusedModel
@@ -32,6 +33,7 @@ from recsys.types import Progress, Target
 from training.candidates import candidate_models, fit_all
 from training.config import TrainingConfig
 from training.export import product_sections
+from training.holding import held_users
 from training.hot_plots import reliability_figure
 from training.judging import Trial, fused_sources, run_trial
 from training.plots import comparison_figure, learning_curve_figure, segments_figure
@@ -185,6 +187,8 @@ class _Job:
         if len(self.dataset.rooms) and self.config.rooms.enabled is not False:
             self.room_trial = self._timed("evaluate rooms", self._judge_rooms)
             sections |= self._timed("rooms", lambda: self._rooms(hot))
+        if self.config.hold:
+            sections["held"] = held_section(held_users(self.dataset, self.config.hold))
         rows = [] if trial is None else trial.comparison.rows
         room_rows = [] if self.room_trial is None else self.room_trial.rows
         bundle = write_bundle(

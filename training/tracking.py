@@ -41,11 +41,11 @@ CHALLENGER = "challenger"
 CHAMPION = "champion"
 DEFAULT_URI = "sqlite:///mlflow.db"
 
-#: Tag with the folder of the Dataset that a run was made from.
+#: Tag with the folder of the Dataset that a run was made from, and folder of its bundle.
 DATA_PATH = "data.path"
+BUNDLE = "bundle"
 
 _CONFIG = "config.yaml"
-_BUNDLE = "bundle"
 _PROCESS = "recsys.process"
 _ERROR = "recsys.error"
 _DECISION = "recsys.promotion"
@@ -326,10 +326,10 @@ class Run:
         params = self.tracker.params
         size = sum(path.stat().st_size for path in bundle_dir.rglob("*") if path.is_file())
         if size <= params.max_bundle_mib << 20:
-            self._client.log_artifacts(self.id, str(bundle_dir), _BUNDLE)
-            source = f"{self._client.get_run(self.id).info.artifact_uri}/{_BUNDLE}"
+            self._client.log_artifacts(self.id, str(bundle_dir), BUNDLE)
+            source = f"{self._client.get_run(self.id).info.artifact_uri}/{BUNDLE}"
         else:
-            self._client.log_artifact(self.id, str(manifest), _BUNDLE)
+            self._client.log_artifact(self.id, str(manifest), BUNDLE)
             source = bundle_dir.resolve().as_uri()
         try:
             self._client.create_registered_model(params.model_name)

@@ -27,6 +27,12 @@ def tombstone(user_id: ExternalId) -> str:
 def forget(folder: Path, user_id: ExternalId, *, at: datetime | None = None) -> str:
     """Puts a person on the list of `folder`, durably, and returns the tombstone; once more does no harm."""
     mark = tombstone(user_id)
+    put_on_list(folder, mark, at=at)
+    return mark
+
+
+def put_on_list(folder: Path, mark: str, *, at: datetime | None = None) -> None:
+    """Puts a tombstone on the list of `folder`, durably."""
     line = f"{mark} {(at or datetime.now(UTC)).isoformat()}\n".encode()
     descriptor = os.open(folder / FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
@@ -34,7 +40,6 @@ def forget(folder: Path, user_id: ExternalId, *, at: datetime | None = None) -> 
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    return mark
 
 
 def forgotten(folder: Path) -> frozenset[str]:

@@ -19,6 +19,7 @@ QUICK = (
     "models.als.params.factors=16",
     "hot.params.learner.rounds=20",
     "evaluation.samples=100",
+    'hold.minors={column: age_band, values: ["18-24"], categories: [snacks, shoes, womenswear]}',
 )
 
 
@@ -70,6 +71,20 @@ def test_recommend_writes_the_contract(work, tmp_path):
         assert mine["rank"].tolist() == list(range(1, 8))
         assert mine.item_id.is_unique
         assert set(mine.item_id) <= catalogue
+
+
+def test_a_segment_is_held_to_its_categories(work, tmp_path):
+    users = pq.read_table(work / "logs" / "users.parquet").to_pandas().set_index("user_id")
+    items = pq.read_table(work / "logs" / "items.parquet").to_pandas().set_index("item_id")
+    asked = [user for user in users_of(work) if user in users.index]
+    pd.DataFrame({"user_id": asked}).to_csv(tmp_path / "users.csv", index=False)
+    out = tmp_path / "products.parquet"
+    assert run("recommend", work / "bundle", "--users", tmp_path / "users.csv", "-k", 20, "--out", out) == 0
+    shown = pq.read_table(out).to_pandas()
+    held = shown.user_id.map(users.age_band) == "18-24"
+    of = shown.item_id.map(items.category)
+    assert set(of[held]) == {"snacks", "shoes", "womenswear"}
+    assert len(set(of[~held])) > 3
 
 
 def test_ids_come_back_in_the_type_of_the_users_file(work, tmp_path):
@@ -299,6 +314,7 @@ def test_every_command_has_help_with_an_example(capsys):
         "recommend",
         "hot",
         "rooms",
+        "deliver",
         "serve",
         "demo",
     )

@@ -136,6 +136,7 @@ def make_sections(
         item_table=pa.table(
             {
                 "category": pa.array([CATEGORIES[i % 3] for i in range(n_items)], pa.string()),
+                "brand": pa.array([f"brand {i % 4}" for i in range(n_items)], pa.string()),
                 "title": pa.array([f"商品 {i}" for i in range(n_items)], pa.string()),
                 "stock": pa.array(
                     [None if i % 7 == 0 else 5 * (i != 59) for i in range(n_items)], pa.int64()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,3 +136,52 @@ def test_the_thread_writes_by_itself_and_closing_writes_the_rest(
         recommender = Recommender.load(make_bundle(), clock=lambda: CLOCK_S, decisions=log)
         recommender.products(user_id(0), k=1)
     assert len([row for path in log.folder.iterdir() for row in pq.read_table(path).to_pylist()]) == 1
+
+
+FORKED = """
+import os, sys, time
+from pathlib import Path
+from serving import Recommender
+from serving.decisions import DecisionLog
+import pyarrow.parquet as pq
+
+def written(folder):
+    return [row for path in Path(folder).glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+
+bundle, folder, quick = sys.argv[1:]
+log = DecisionLog(folder, every_s=0.02 if quick == "by the thread" else 3600.0)
+recommender = Recommender.load(bundle, decisions=log)
+recommender.products("before", k=1)
+child = os.fork()
+if child == 0:
+    try:
+        for _ in range(5):
+            assert recommender.products("child", k=1).ids
+        if quick == "by the thread":
+            end = time.monotonic() + 30
+            while sum(row["user_id"] == "child" for row in written(folder)) < 5:
+                assert time.monotonic() < end, written(folder)
+                time.sleep(0.01)
+        log.close()
+        recommender.products("after", k=1)
+        os._exit(0)
+    except BaseException as error:
+        print("child:", repr(error), file=sys.stderr, flush=True)
+        os._exit(1)
+assert os.waitpid(child, 0)[1] == 0
+recommender.products("parent", k=1)
+log.close()
+users = sorted(row["user_id"] for row in written(folder))
+assert users == ["before", *["child"] * 5, "parent"], users
+"""
+
+
+@pytest.mark.parametrize("how", ["by the thread", "when it is closed"])
+def test_a_forked_process_writes_its_own_decisions(make_bundle: MakeBundle, tmp_path: Path, how: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED, str(make_bundle()), str(tmp_path / "decisions"), how],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr

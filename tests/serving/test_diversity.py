@@ -40,6 +40,14 @@ def test_marginal_relevance_by_hand() -> None:
     assert items(shaped(FOUND, Shape(diversity=0.6), CODES, None, k=3)) == [0, 3, 4]
 
 
+def test_brands_have_a_cap_beside_that_of_categories() -> None:
+    brands = np.array([0, 1, 0, 0, 0], dtype=np.int32)
+    assert items(shaped(FOUND, Shape(max_per_brand=2), CODES, VECTORS, k=5, brands=brands)) == [0, 1, 2]
+    both = Shape(max_per_category=1, max_per_brand=2)
+    assert items(shaped(FOUND, both, CODES, VECTORS, k=5, brands=brands)) == [0, 3]
+    assert items(shaped(FOUND, both, CODES, VECTORS, k=5)) == [0, 3, 4]
+
+
 @given(
     scores=st.lists(st.floats(-5, 5), min_size=1, max_size=30),
     diversity=st.sampled_from([0.0, 0.3, 1.0]),
@@ -74,6 +82,10 @@ def test_a_request_may_ask_for_caps_prices_and_diversity(make_bundle: MakeBundle
     assert len(short) == 3
     assert short.shortfall is not None
     assert short.shortfall.startswith("max_per_category=1 leaves out all but 3")
+    of_brands = recommender.products(user_id(0), k=9, max_per_brand=2)  # four brands, i mod 4
+    assert len(of_brands) == 8
+    assert of_brands.shortfall is not None
+    assert of_brands.shortfall.startswith("max_per_brand=2 leaves out all but 8")
     wide = recommender.products(user_id(0), k=9, diversity=0.9)
 
     def mixed(ids: list[object]) -> int:
@@ -82,7 +94,7 @@ def test_a_request_may_ask_for_caps_prices_and_diversity(make_bundle: MakeBundle
 
     assert mixed(wide.ids) > mixed(plain.ids)
     assert len(wide) == 9 <= POOL
-    for bad in ({"diversity": 1.5}, {"max_per_category": 0}):
+    for bad in ({"diversity": 1.5}, {"max_per_category": 0}, {"max_per_brand": 0}):
         with pytest.raises(RequestError):
             recommender.products(user_id(0), **bad)
 

@@ -12,7 +12,8 @@ from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving.edge import MAX_BODY_BYTES, MAX_K, create_app
+from serving.edge import create_app
+from serving.edge_schema import MAX_BODY_BYTES, MAX_K
 from serving.recommender import Recommender
 from tests.serving.conftest import AS_OF, item_id, user_id
 
@@ -94,6 +95,8 @@ def test_rooms_come_and_go(client: Client) -> None:
     answer = client.get("/v1/rooms", params={"user_id": KNOWN})
     assert ids(answer) == ["a"]
     assert answer.json()["entries"][0]["facts"] == {"streamer_id": 7, "item_id": item_id(4)}
+    tell("on_air", room_id="a")
+    assert client.get("/v1/rooms", params={"user_id": KNOWN}).json()["entries"][0]["facts"]["item_id"] is None
     tell("room_ended", room_id="a")
     assert ids(client.get("/v1/rooms", params={"user_id": KNOWN})) == []
 

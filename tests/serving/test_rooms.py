@@ -92,6 +92,23 @@ def test_a_room_is_there_from_its_start_to_its_end(recommender: Recommender) -> 
     assert recommender.rooms(KNOWN).ids == [77]
 
 
+def test_what_is_on_air_ends_and_may_be_reported_before_the_room(recommender: Recommender) -> None:
+    def shown() -> object:
+        return recommender.rooms(KNOWN).entries[0].facts["item_id"]
+
+    recommender.on_air("a", item_id(4))
+    recommender.room_started("a", "s-2")
+    assert shown() == item_id(4)
+    recommender.off_air("a", at=AS_OF + timedelta(minutes=1))
+    assert shown() is None
+    recommender.on_air("a", item_id(5), at=AS_OF)  # of before, told late
+    assert shown() is None
+    recommender.swap(recommender.path)
+    assert shown() is None
+    recommender.on_air("a", item_id(5), at=AS_OF + timedelta(minutes=2))
+    assert shown() == item_id(5)
+
+
 def test_the_users_own_streamer_comes_first(recommender: Recommender) -> None:
     for room, streamer in (("a", "s-0"), ("b", "s-1"), ("c", "s-2")):
         recommender.room_started(room, streamer)
@@ -125,6 +142,44 @@ def test_streamers_new_to_the_user_have_their_share_unless_exploration_is_off(
     served = recommender.rooms(KNOWN, k=5, now=asked)
     assert served.ids[:4] == plain.ids[:4]
     assert served.ids[4] in ("room 6", "room 7")
+
+
+def test_times_and_lengths_that_no_clock_shows_are_typed_errors(recommender: Recommender) -> None:
+    recommender.room_started("a", "s-2")
+    for now in (1e300, -1e13, float("inf"), float("nan"), 10**400, "noon"):
+        for ask in (recommender.rooms, recommender.products):
+            with pytest.raises(RequestError, match="now="):
+                ask(KNOWN, now=now)
+    assert recommender.rooms(KNOWN, now=0.0).ids == ["a"]  # the bundle's own moment is behind already
+    for length in (1e300, float("inf"), float("nan"), -1, 10**400):
+        with pytest.raises(RequestError, match="duration_s"):
+            recommender.observe(replace(enter(KNOWN, "a"), duration_s=length))
+    recommender.stock_changed(item_id(7), 10**400)
+    assert item_id(7) in recommender.products("nobody", k=N_ITEMS).ids
+
+
+def test_a_list_of_rooms_keeps_its_caps(recommender: Recommender) -> None:
+    for n in range(9):
+        recommender.room_started(f"room {n}", f"streamer {n % 3}", category="dance" if n < 6 else None)
+        recommender.observe(enter(f"other {n}", f"room {n}", minutes=1 + n))
+    asked = AS_OF.timestamp() + 3_600
+    everything = recommender.rooms(KNOWN, k=9, explore=False, now=asked)
+    capped = recommender.rooms(KNOWN, k=9, max_per_streamer=2, explore=False, now=asked)
+    assert len(capped) == 6
+    assert capped.shortfall == "max_per_streamer=2 leaves out all but 6 of 9"
+    streamers = [entry.facts["streamer_id"] for entry in capped]
+    assert {streamers.count(streamer) for streamer in streamers} == {2}
+    left: dict[object, int] = {}
+    greedy = []
+    for entry in everything:
+        left[entry.facts["streamer_id"]] = left.get(entry.facts["streamer_id"], 0) + 1
+        if left[entry.facts["streamer_id"]] <= 2:
+            greedy.append(entry)
+    assert [(entry.id, entry.score) for entry in capped] == [(entry.id, entry.score) for entry in greedy]
+    both = recommender.rooms(KNOWN, k=4, max_per_streamer=1, max_per_category=1, now=asked)
+    assert len(both) <= 3
+    with pytest.raises(RequestError, match="max_per_streamer"):
+        recommender.rooms(KNOWN, max_per_streamer=0)
 
 
 def test_every_room_has_the_reason_of_its_user(recommender: Recommender) -> None:

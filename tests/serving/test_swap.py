@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +18,9 @@ import pytest
 import serving.loaded
 from recsys.bundle import BundleRefused, Reason, Section
 from recsys.errors import DataError
+from recsys.pointer import point_to, pointed_to
 from serving.answer import RequestError
-from serving.reload import Follower, point_to, pointed_to
+from serving.reload import Follower
 from tests.serving.conftest import N_ITEMS, MakeBundle, item_id, load, make_sections, user_id
 
 KNOWN = user_id(0)
@@ -283,3 +286,44 @@ def test_watching_runs_until_it_is_stopped(make_bundle: MakeBundle, monkeypatch:
     with recommender.watch(path.parent, interval_s=0.01):
         assert swapped.wait(30)
     assert recommender.version == "v2"
+
+
+FORKED = """
+import os, sys, time
+from pathlib import Path
+from recsys.pointer import point_to
+from serving import Recommender
+
+first, second = map(Path, sys.argv[1:])
+point_to(first.parent, first.name)
+recommender = Recommender.load(first)
+
+def follows():
+    end = time.monotonic() + 30
+    while recommender.version != second.name:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+with recommender.watch(first.parent, interval_s=0.01):
+    child = os.fork()
+    if child == 0:
+        try:
+            follows()
+            os._exit(0)
+        except BaseException as error:
+            print("child:", repr(error), file=sys.stderr, flush=True)
+            os._exit(1)
+    point_to(first.parent, second.name)
+    follows()
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_a_forked_process_watches_by_itself(make_bundle: MakeBundle) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED, str(make_bundle("v1")), str(make_bundle("v2", seed=1))],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,95 @@
+"""Puts a server together: a bundle, the edge, and what runs beside them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from recsys.errors import ConfigError
+from recsys.pointer import POINTER, pointed_to
+from serving.decisions import DecisionLog
+from serving.edge import create_app
+from serving.recommender import Recommender
+
+if TYPE_CHECKING:
+    from serving.shared import SharedState
+
+ADMIN_TOKEN = "RECSYS_ADMIN_TOKEN"  # noqa: S105 - the variable's name
+
+
+def run_server(
+    bundle: str,
+    *,
+    host: str,
+    port: int,
+    decisions: Path | None,
+    redis: str | None,
+    folder: Path = Path("bundles"),
+    every_s: float = 10.0,
+    challenger: Path | None = None,
+    share: float = 0.0,
+    salt: str = "",
+    shadow: bool = False,
+) -> None:
+    """Answers over HTTP until the process is told to end.
+
+    Args:
+        bundle: its directory; or one with CURRENT, or the URI of an alias of MLflow, to be followed.
+        host, port: where to listen.
+        decisions: folder of the decision log, if there is to be one.
+        redis: URL through which processes share what is reported to them, if they do.
+        folder: where the bundles go that an alias names.
+        every_s: seconds between two looks at what is followed.
+        challenger, share, salt, shadow: a trial from the start; see `Recommender.challenge`.
+
+    Raises:
+        BundleRefused: the bundle is not fit to answer.
+        ConfigError: a URL or URI is none, or the extra `redis` is not installed.
+    """
+    with ExitStack() as running:
+        if bundle.startswith("models:"):
+            running.enter_context(_delivered(bundle, folder, every_s))
+            bundle = str(folder)
+        path = Path(bundle)
+        followed = (path / POINTER).exists()
+        log = None if decisions is None else running.enter_context(DecisionLog(decisions))
+        recommender = Recommender.load(pointed_to(path) if followed else path, decisions=log)
+        if followed:
+            running.enter_context(recommender.watch(path, interval_s=every_s))
+        if challenger is not None:
+            recommender.challenge(challenger, share=share, salt=salt, shadow=shadow)
+        shared = None if redis is None else running.enter_context(_shared(recommender, redis))
+        app = create_app(recommender, admin_token=os.environ.get(ADMIN_TOKEN), shared=shared)
+        uvicorn.run(app, host=host, port=port)
+
+
+@contextmanager
+def _delivered(model: str, folder: Path, every_s: float) -> Iterator[None]:
+    """Has a process of its own keep `folder` at what the alias names: MLflow stays out of this one."""
+    command = [sys.executable, "-m", "recsys.cli", "deliver", model, "--to", str(folder)]
+    first = subprocess.run(command)
+    if first.returncode and not (folder / POINTER).exists():
+        raise ConfigError(f"{model} cannot be served: nothing was delivered, and {folder} holds no bundle")
+    with subprocess.Popen([*command, "--every", str(every_s)]) as following:
+        try:
+            yield
+        finally:
+            following.terminate()
+
+
+def _shared(recommender: Recommender, url: str) -> SharedState:
+    try:
+        from serving.shared import SharedState
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"--redis needs the extra `redis`: {error}") from error
+    try:
+        return SharedState(recommender, url)
+    except ValueError as error:
+        raise ConfigError(f"--redis: {error}") from error

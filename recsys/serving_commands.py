@@ -1,0 +1,106 @@
+"""The commands that bring a bundle to where it is served, and serve it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recsys.errors import RecsysError
+from recsys.options import ConfigFile, Overrides
+from recsys.terminal import console, errors
+
+
+def deliver(
+    model: Annotated[str, typer.Argument(help="models:/NAME@champion.", metavar="MODEL")],
+    to: Annotated[Path, typer.Option(help="Folder with the bundles and CURRENT.")],
+    every: Annotated[
+        float | None, typer.Option(help="Look again every so many seconds, until stopped.", min=0.1)
+    ] = None,
+    keep: Annotated[int, typer.Option(help="Bundles that stay in the folder.", min=1)] = 3,
+    config: ConfigFile = None,
+    set_: Overrides = None,
+) -> None:
+    """Bring the bundle that an MLflow alias names into a folder, for the processes that serve from it.
+
+    Example: recsys deliver models:/live-commerce-recsys@champion --to bundles --every 30
+    """
+    from training.config import TrainingConfig
+    from training.delivery import deliver as bring
+    from training.delivery import parse_model_uri
+    from training.tracking import Tracker
+
+    name, alias = parse_model_uri(model)
+    tracking = TrainingConfig.load(config, set_ or []).tracking.model_copy(update={"model_name": name})
+    while True:
+        try:
+            brought = bring(Tracker(tracking), alias, to, keep=keep)
+        except (RecsysError, OSError) as error:
+            if every is None:
+                raise
+            errors.print(f"not delivered, the old one stays: {error}", style="yellow", markup=False)
+        else:
+            if brought is not None:
+                console.print(f"{brought} is current now", highlight=False, markup=False)
+        if every is None:
+            return
+        time.sleep(every)
+
+
+def serve(
+    bundle: Annotated[
+        str,
+        typer.Argument(
+            help="Folder that `recsys train` wrote; to follow, one with CURRENT or models:/NAME@champion.",
+            metavar="BUNDLE",
+        ),
+    ],
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; beyond loopback only if you say so.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port.", min=1, max=65535)] = 8000,
+    decisions: Annotated[
+        Path | None,
+        typer.Option(help="Folder in which what was shown to whom, and why, is logged as Parquet."),
+    ] = None,
+    to: Annotated[
+        Path, typer.Option(help="Where bundles go that an alias of MLflow names; see `deliver`.")
+    ] = Path("bundles"),
+    every: Annotated[float, typer.Option(help="Seconds between two looks at what to follow.", min=0.1)] = 10,
+    challenger: Annotated[Path | None, typer.Option(help="A bundle that answers some of the users.")] = None,
+    share: Annotated[float, typer.Option(help="Which share of the users it has.", min=0, max=1)] = 0.1,
+    salt: Annotated[str, typer.Option(help="Another salt draws other users.")] = "",
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="The challenger's answers are only logged, see --decisions.")
+    ] = False,
+    redis: Annotated[
+        str | None,
+        typer.Option(help="URL of a Redis through which several processes share what is reported to them."),
+    ] = None,
+) -> None:
+    """Answer over HTTP, for backends in other languages. OpenAPI is at /docs.
+
+    What CURRENT or the alias comes to name is checked, warmed and taken into use while requests go on; a bad
+    bundle is refused and the old one goes on. The tracking server is the one of MLFLOW_TRACKING_URI. Admin
+    calls need the token in the environment variable RECSYS_ADMIN_TOKEN; without it they are refused.
+
+    Example: recsys serve bundle --port 8000
+    Example: recsys serve models:/live-commerce-recsys@champion
+    """
+    from recsys.server import run_server
+
+    run_server(
+        bundle,
+        host=host,
+        port=port,
+        decisions=decisions,
+        redis=redis,
+        folder=to,
+        every_s=every,
+        challenger=challenger,
+        share=share,
+        salt=salt,
+        shadow=shadow,
+    )
