@@ -78,3 +78,28 @@ def test_gf_cf_is_its_formula(
         ids, scores = model.recommend(np.array([user], np.int32), k=19).row(0)
         assert len(ids) == 18
         np.testing.assert_allclose(scores, expected[user, ids], rtol=1e-3, atol=1e-5)
+
+
+def test_sharpening_follows_its_differential_equation(dataset: Dataset) -> None:
+    """One step of Runge-Kutta from the blurred scores, by its textbook form."""
+    blurred = GFCF(GFCFParams(factors=4, alpha=0.2)).fit(dataset)
+    sharp = GFCF(GFCFParams(factors=4, alpha=0.2, sharpening=1.5)).fit(dataset)
+    p = (blurred.adjacency.T @ blurred.adjacency).toarray().astype(np.float64)
+
+    def slope(y: np.ndarray) -> np.ndarray:
+        return -y @ p
+
+    def full(model: GFCF, user: int) -> np.ndarray:
+        ids, scores = model.recommend(np.array([user], np.int32), k=19).row(0)
+        out = np.zeros(19)
+        out[ids] = scores
+        return out
+
+    for user in (0, 7, 31):
+        y, step = full(blurred, user), 1.5
+        one = slope(y)
+        two = slope(y + step / 2 * one)
+        three = slope(y + step / 2 * two)
+        four = slope(y + step * three)
+        expected = y + step / 6 * (one + 2 * two + 2 * three + four)
+        np.testing.assert_allclose(full(sharp, user), expected, rtol=1e-3, atol=1e-5)
