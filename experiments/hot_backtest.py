@@ -1,8 +1,8 @@
 """Backtest of the hot-item potential, beside the rules of operators: two shops, and the simulated platform.
 
-    python experiments/hot_backtest.py [completejourney] [onlineretail] [simulated] [--target breakout hot]
+    python experiments/hot_backtest.py [completejourney] [onlineretail] [simulated1] [--target breakout hot]
 
-The simulated platform is at its defaults, seed 1, judged as the shops are, by what its log shows. Horizon
+`simulated` and a seed is the simulated platform at its defaults, judged as the shops are, by its log. Horizon
 7:14, every weekly origin of the last half of the log, refitted every four weeks; beside the rules a
 forecaster, where the extra [forecast] is installed. Writes results/hot_<data>_<target>.csv: ranking, metric,
 mean, lower, upper (95 %, bootstrap over origins) and the mean over the best rule's.
@@ -36,8 +36,8 @@ SIMULATED = "simulated"
 def prepared(source: str, folder: Path) -> Dataset | None:
     """The Dataset of a source; None where its raw files are absent."""
     raw = RAW.get(source)
-    if source == SIMULATED:
-        simulate(folder / "logs", SimulationParams(seed=1))
+    if source.startswith(SIMULATED):
+        simulate(folder / "logs", SimulationParams(seed=int(source.removeprefix(SIMULATED))))
     elif raw is not None and not raw.is_dir():
         print(f"{source}: {raw} is absent; skipped")
         return None
@@ -49,7 +49,7 @@ def prepared(source: str, folder: Path) -> Dataset | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sources", nargs="*", default=[*RAW, SIMULATED])
+    parser.add_argument("sources", nargs="*", default=[*RAW, *(f"{SIMULATED}{seed}" for seed in (1, 2, 3))])
     parser.add_argument("--target", nargs="+", default=["breakout", "newly_hot", "hot"])
     parser.add_argument("--threads", type=int, default=2)
     asked = parser.parse_args()
