@@ -19,6 +19,9 @@ from recsys.types import FloatArray, LongArray, Progress
 #: Share of the training origins, the latest ones, that scores are calibrated on.
 CALIBRATION_SHARE = 0.4
 ITEM_FOLDS = 3
+#: Least share of all positives that a fold's model must have learnt from. One that knows far less than the
+#: final model spreads its scores less, and a calibration on them would promise too much for the final one's.
+LEAST_LEARNT = 0.5
 #: Rows by which the bins' edges are drawn: looking at all of them takes as long as the trees.
 BIN_ROWS = 50_000
 
@@ -167,6 +170,7 @@ def _folds(training: TrainingSet, n_folds: int) -> list[tuple[LongArray, LongArr
 
     A log too short for that is folded by items instead; the weeks are then the same, so the bounds say less.
     """
+    least = max(30, LEAST_LEARNT * int(training.label.sum()))
     origin = training.samples.origin
     origins = np.unique(origin)
     late = origins[int(len(origins) * (1 - CALIBRATION_SHARE)) :]
@@ -176,7 +180,7 @@ def _folds(training: TrainingSet, n_folds: int) -> list[tuple[LongArray, LongArr
             continue
         learn = np.flatnonzero(origin + training.horizon_last_day < block[0])
         test = np.flatnonzero(np.isin(origin, block))
-        if training.label[learn].sum() >= 30 and training.label[test].any():
+        if training.label[learn].sum() >= least and training.label[test].any():
             folds.append((learn, test))
     if sum(int(training.label[test].sum()) for _, test in folds) >= 30:
         return folds
