@@ -24,7 +24,7 @@ from recsys.hot.panel import Panel, build_panel
 from recsys.hot.params import HotParams, TargetParams
 from recsys.hot.samples import WISHED_ORIGINS, TrainingSet, samples_at, thinning_weight
 from recsys.hot.targets import Outcomes, TargetBuilder
-from recsys.hot.windows import RunningTotal, Samples, log_ratio
+from recsys.hot.windows import Samples, log_ratio
 from recsys.types import BoolArray, FloatArray, IntArray, Progress
 
 MODEL, LAGS = "model", "lightgbm_plain_lags"
@@ -251,7 +251,7 @@ def _judge(
     ahead = builder.params.horizon.first, builder.params.horizon.last + 1
     sold_out = None
     if panel.has("sold_out"):
-        sold_out = RunningTotal(panel.dense("sold_out"), panel.observed)
+        sold_out = panel.running("sold_out")
     for origin in np.unique(samples.origin):
         at = np.flatnonzero(samples.origin == origin)
         y, u = label[at], units[at]

@@ -25,8 +25,7 @@ def rankings(panel: Panel, target: TargetParams, samples: Samples) -> dict[str, 
     weeks earlier, left out where any origin is too early for it. One unit a window is added to what divides.
     """
     h = target.horizon.days
-    daily = panel.dense("units")
-    running = RunningTotal(daily, panel.observed)
+    running = RunningTotal(panel.dense("units"), panel.observed)
     found = {f"units_{days}d": running.total(samples, -days, 0) for days in LEVEL_DAYS}
     found["momentum_14d"] = (running.total(samples, -14, 0) + 1) / (running.total(samples, -28, -14) + 1)
     best = np.maximum.accumulate(rolling(running.totals, h), axis=1)[samples.item_idx, samples.origin]
@@ -49,7 +48,7 @@ def decayed_units(
 
 def plain_lags(panel: Panel, samples: Samples) -> tuple[tuple[str, ...], FloatArray]:
     """Names and (R, 13) values: the units of each of the last 13 weeks."""
-    running = RunningTotal(panel.dense("units"), panel.observed)
+    running = panel.running("units")
     weeks = range(13)
     values = [np.log1p(running.total(samples, -7 * (week + 1), -7 * week)) for week in weeks]
     return tuple(f"units_week_{week + 1}" for week in weeks), np.stack(values, axis=1)

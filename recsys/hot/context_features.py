@@ -40,7 +40,7 @@ def last_year(panel: Panel, target: TargetParams, samples: Samples) -> Features:
     if panel.n_days <= YEAR_DAYS:
         return {}
     h, (first, end) = target.horizon.days, (target.horizon_first_day, target.horizon_last_day + 1)
-    running = RunningTotal(panel.dense("demand"), panel.observed)
+    running = panel.running("demand")
     then = h * running.rate(samples, first - YEAR_DAYS, end - YEAR_DAYS)
     wide = h * running.rate(samples, first - 7 - YEAR_DAYS, end + 7 - YEAR_DAYS)
     before = h * running.rate(samples, -28 - YEAR_DAYS, -YEAR_DAYS)
@@ -74,9 +74,8 @@ def groups(
     h = target.horizon.days
     # Logarithms first: one giant item must not be its whole category.
     demand = np.log1p(panel.dense("demand"))
-    own = RunningTotal(demand, panel.observed)
     found: Features = {}
-    share_28 = own.total(samples, -28, 0)
+    share_28 = panel.running_of(np.log1p(panel.rows("demand"))).total(samples, -28, 0)
     for kind, membership in memberships.items():
         ones = sparse.csr_matrix(
             (np.ones_like(membership.data), membership.indices, membership.indptr), shape=membership.shape
@@ -189,7 +188,7 @@ def _uplift(panel: Panel, samples: Samples, on: BoolArray, kind: str) -> Feature
     demand = panel.dense("demand")
     days_on = RunningTotal(on.astype(np.float32), every).total(samples, -panel.n_days, 0)
     sold_on = RunningTotal(np.where(on, demand, 0), every).total(samples, -panel.n_days, 0)
-    sold = RunningTotal(demand, every).total(samples, -panel.n_days, 0)
+    sold = panel.running("demand").total(samples, -panel.n_days, 0)
     days_off = np.maximum(samples.origin - days_on, 1)
     lift = log_ratio(7 * sold_on / np.maximum(days_on, 1), 7 * (sold - sold_on) / days_off, 0.5)
     return {f"{kind}_uplift": np.where(days_on > 0, lift, np.nan).astype(np.float32)}

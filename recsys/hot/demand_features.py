@@ -37,8 +37,7 @@ HALF_LIVES_DAYS = (4, 10, 20, 60)
 def level_and_momentum(panel: Panel, target: TargetParams, samples: Samples, channel: str) -> Features:
     """Rates over several windows, their ratios, the ratios' change, weekly lags and averages that decay."""
     h = target.horizon.days
-    daily = panel.dense(channel)
-    running = RunningTotal(daily, panel.observed, panel.censored)
+    running = panel.running(channel, censored=True)
     found: Features = {
         f"{channel}_{days}d": np.log1p(h * running.rate(samples, -days, 0)) for days in LEVEL_DAYS
     }
@@ -51,7 +50,7 @@ def level_and_momentum(panel: Panel, target: TargetParams, samples: Samples, cha
     )
     for week in range(WEEKLY_LAGS):
         found[f"{channel}_week_{week + 1}"] = np.log1p(running.total(samples, -7 * (week + 1), -7 * week))
-    for half_life, average in decayed(daily, HALF_LIVES_DAYS, samples).items():
+    for half_life, average in decayed(panel.dense(channel), HALF_LIVES_DAYS, samples).items():
         found[f"{channel}_ewma_{half_life}d"] = np.log1p(h * average)
     return found
 
@@ -145,7 +144,7 @@ def rhythm(panel: Panel, samples: Samples) -> Features:
     days = np.arange(panel.n_days, dtype=np.int32)
     last = np.full((panel.n_items, panel.n_days + 1), -1, dtype=np.int32)
     np.maximum.accumulate(np.where(sold, days, -1), axis=1, out=last[:, 1:])
-    running = RunningTotal(sold.astype(np.float32), panel.observed)
+    running = panel.running_of(panel.rows("orders") > 0)
     item, origin = samples.item_idx, samples.origin
     any_day = np.full(panel.n_items, panel.n_days, dtype=np.int32)
     np.minimum.at(any_day, panel.item_idx, panel.day)
@@ -156,7 +155,7 @@ def rhythm(panel: Panel, samples: Samples) -> Features:
     sale_days = running.total(samples, -112, 0)
     found: Features = {}
     if panel.has("sold_out"):
-        found["sold_out_28d"] = RunningTotal(panel.dense("sold_out"), panel.observed).total(samples, -28, 0)
+        found["sold_out_28d"] = panel.running("sold_out").total(samples, -28, 0)
     return found | {
         "age_days": age,
         "days_since_first_sale": since_first,
@@ -171,10 +170,7 @@ def rhythm(panel: Panel, samples: Samples) -> Features:
 def breadth(panel: Panel, target: TargetParams, samples: Samples) -> Features:
     """How many different people are behind the sales, and how much of them is doubtful."""
     h = target.horizon.days
-    totals = {
-        name: RunningTotal(panel.dense(name), panel.observed)
-        for name in ("orders", "buyers", "new_buyers", "demand", "units")
-    }
+    totals = {name: panel.running(name) for name in ("orders", "buyers", "new_buyers", "demand", "units")}
     found: Features = {}
     for days in (7, 28, 84):
         value = {name: running.total(samples, -days, 0) for name, running in totals.items()}
@@ -188,11 +184,10 @@ def price(panel: Panel, samples: Samples) -> Features:
     """What buyers paid a unit, against what they paid before; a price of zero or less says nothing."""
     if not panel.has("amount"):
         return {}
-    amount, units = panel.dense("amount"), panel.dense("units")
+    amount, units = panel.rows("amount"), panel.rows("units")
     valid = (amount > 0) & (units > 0)
-    paid = np.divide(amount, units, out=np.zeros_like(amount), where=valid)
-    running = RunningTotal(np.where(valid, np.log(np.where(valid, paid, 1.0)), 0.0), panel.observed)
-    days = RunningTotal(valid.astype(np.float32), panel.observed)
+    paid = np.log(np.divide(amount, units, out=np.ones_like(amount), where=valid))
+    running, days = panel.running_of(paid), panel.running_of(valid)
 
     def mean(first: int, end: int) -> FloatArray:
         count = days.total(samples, first, end)
@@ -201,7 +196,7 @@ def price(panel: Panel, samples: Samples) -> Features:
         )
 
     usual = mean(-112, 0)
-    squares = RunningTotal(np.where(valid, np.log(np.where(valid, paid, 1.0)), 0.0) ** 2, panel.observed)
+    squares = panel.running_of(paid**2)
     count = days.total(samples, -112, 0)
     variance = squares.total(samples, -112, 0) / np.maximum(count, 1) - np.nan_to_num(usual) ** 2
     return {
@@ -227,7 +222,7 @@ def funnel(panel: Panel, target: TargetParams, samples: Samples) -> Features:
         "old": (-56, -14),
     }
     for name in [*names, "orders"]:
-        running = RunningTotal(panel.dense(name), panel.observed)
+        running = panel.running(name)
         rate = {span: h * running.rate(samples, *days) for span, days in spans.items()}
         for span, value in rate.items():
             recent[name, span] = value

@@ -11,7 +11,7 @@ from scipy import sparse
 from recsys.hot.demand_features import Features
 from recsys.hot.panel import Panel
 from recsys.hot.params import TargetParams
-from recsys.hot.windows import RunningTotal, Samples
+from recsys.hot.windows import Samples
 from recsys.types import FloatArray, IntArray, LongArray
 
 #: An item is new for so many days after its first sign of life.
@@ -92,7 +92,7 @@ def at_the_same_age(
         np.maximum(older, 0).ravel().astype(np.int32),
         np.where(known, born[np.maximum(older, 0)] + age[new][:, None], 0).ravel().astype(np.int32),
     )
-    units = RunningTotal(panel.dense("demand"), panel.observed)
+    units = panel.running("demand")
 
     def total(first: int, end: int) -> FloatArray:
         return units.total(life, first, end).reshape(older.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,12 +75,22 @@ class HotModel:
         self.base_rate = float(np.average(label, weights=weight))
         folds = _folds(training, self.calibration_params.folds)
         steps = len(folds) + self.learner.bags + 1
+        _say(progress, 0, steps, "boosted trees")
+        # Binned once: only the label differs between what is learnt of all rows.
+        binned = self._binned(x, label.astype(np.float32), weight)
+        # One thread a model: threads within one wait for each other at every leaf.
+        with ThreadPoolExecutor(self.learner.threads) as pool:
+            bags = [
+                pool.submit(self._grow, binned, self.learner.seed + bag) for bag in range(self.learner.bags)
+            ]
+            later = [pool.submit(self._score_held_out, training, learn, test) for learn, test in folds]
+            for done, job in enumerate(as_completed([*bags, *later])):
+                job.result()
+                _say(progress, done + 1, steps, "boosted trees")
+        self._boosters = [bag.result() for bag in bags]
         held_out = np.full(len(label), np.nan)
-        for step, (learn, test) in enumerate(folds):
-            _say(progress, step, steps, "held-out scores for the calibration")
-            part = self._binned(x[learn], label[learn].astype(np.float32), weight[learn])
-            booster = self._grow(part, seed=self.learner.seed)
-            held_out[test] = booster.predict(x[test], raw_score=True)
+        for (_, test), scores in zip(folds, later, strict=True):
+            held_out[test] = scores.result()
         scored = np.isfinite(held_out)
         self.calibration = Calibration.fit(
             held_out[scored],
@@ -89,13 +100,6 @@ class HotModel:
             level=self.calibration_params.level,
             seed=self.learner.seed,
         )
-        # Binned once: only the label differs between what is learnt of all rows.
-        binned = self._binned(x, label.astype(np.float32), weight)
-        self._boosters = []
-        for bag in range(self.learner.bags):
-            _say(progress, len(folds) + bag, steps, "boosted trees")
-            self._boosters.append(self._grow(binned, seed=self.learner.seed + bag))
-        _say(progress, steps - 1, steps, "expected units")
         self._units = self._grow_units(binned, training.units)
         _say(progress, steps, steps, "fitted")
         return self
@@ -130,8 +134,15 @@ class HotModel:
         names, settings = list(self.feature_names), self._common(len(label))
         return lgb.Dataset(x, label, weight=weight, feature_name=names, params=settings).construct()
 
-    def _grow(self, binned: lgb.Dataset, *, seed: int) -> Any:
-        settings = {**self._common(binned.num_data()), "seed": seed, "objective": "binary"}
+    def _score_held_out(self, training: TrainingSet, learn: LongArray, test: LongArray) -> Floats:
+        x = training.features.values
+        binned = self._binned(x[learn], training.label[learn].astype(np.float32), training.weight[learn])
+        return np.asarray(
+            self._grow(binned, self.learner.seed).predict(x[test], raw_score=True, num_threads=1)
+        )
+
+    def _grow(self, binned: lgb.Dataset, seed: int) -> Any:
+        settings = {**self._common(binned.num_data()), "seed": seed, "objective": "binary", "num_threads": 1}
         return lgb.train(settings, binned, num_boost_round=self.learner.rounds)
 
     def _grow_units(self, binned: lgb.Dataset, units: FloatArray) -> Any:

@@ -24,6 +24,7 @@ from recsys.hot.hours import HOURS, Hours
 from recsys.hot.queries import daily_activity, daily_airtime, daily_purchases, hourly_activity
 from recsys.hot.stock import sold_out
 from recsys.hot.trust import DAMPED, Trust
+from recsys.hot.windows import RowStarts, RowTotal, WindowSums
 from recsys.types import BoolArray, FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -123,16 +124,13 @@ class Panel:
     trust: Trust
     hours: Hours | None = None
 
-    @cached_property
-    def censored(self) -> BoolArray | None:
-        """(n, D) days on which an item was out of stock; None where there are none."""
-        if "sold_out" not in self.channels:
-            return None
-        return self.dense("sold_out") > 0
-
     def has(self, channel: str) -> bool:
         """Whether the log says anything about the channel."""
         return channel in self.channels
+
+    def rows(self, channel: str) -> FloatArray:
+        """(R,) float32 values, 0 where the log says nothing of the channel."""
+        return self.channels.get(channel, np.zeros(len(self.day), dtype=np.float32))
 
     def dense(self, channel: str) -> FloatArray:
         """(n, D) float32 values, 0 where nothing happened."""
@@ -140,6 +138,26 @@ class Panel:
         if channel in self.channels:
             table[self.item_idx, self.day] = self.channels[channel]
         return table
+
+    def running(self, channel: str, *, censored: bool = False) -> WindowSums:
+        """Sums of a channel over windows of days, 0 where the log says nothing of it.
+
+        Args:
+            channel: its name.
+            censored: leave days on which an item was out of stock out of its rates.
+        """
+        lost = None
+        if censored and self.has("sold_out"):
+            lost = self.running_of((self.channels["sold_out"] > 0) & self.observed[self.day])
+        return RowTotal(self.rows(channel), self._starts, self.observed, lost)
+
+    def running_of(self, values: npt.NDArray[Any]) -> WindowSums:
+        """Sums over windows of days of any value a row (R,)."""
+        return RowTotal(values, self._starts, self.observed)
+
+    @cached_property
+    def _starts(self) -> RowStarts:
+        return RowStarts(self.item_idx, self.day, self.n_items, self.n_days)
 
     def of_items(self, items: IntArray) -> Panel:
         """The days of some items (m,), ascending, which become items 0 to m - 1; promotions stay."""

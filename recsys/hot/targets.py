@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from recsys.hot.panel import Panel
 from recsys.hot.params import HotTarget, Measure, Scope, TargetParams
-from recsys.hot.windows import RunningTotal, Samples
+from recsys.hot.windows import Samples
 from recsys.types import BoolArray, FloatArray, IntArray
 
 
@@ -48,10 +48,10 @@ class TargetBuilder:
 
     def __init__(self, panel: Panel, params: TargetParams, categories: IntArray) -> None:
         self.panel, self.params, self.categories = panel, params, categories
-        self.units = RunningTotal(panel.dense("units"), panel.observed)
+        self.units = panel.running("units")
         self.measured = self.units
         if params.measure is Measure.AMOUNT:
-            self.measured = RunningTotal(panel.dense("amount"), panel.observed)
+            self.measured = panel.running("amount")
 
     def last_origin(self) -> int:
         """The last origin whose whole horizon lies in the panel."""

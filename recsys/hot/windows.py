@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,27 +32,22 @@ class Samples:
         return Samples(self.item_idx[rows], self.origin[rows])
 
 
-class RunningTotal:
-    """Running totals of n rows over D days, gaps in the log left out of the average.
+class WindowSums(ABC):
+    """Sums and rates over windows of days of n rows over D days; gaps in the log are left out of rates.
 
     Args:
-        values: (n, D) float32, 0 where nothing happened.
         observed: (D,) whether the log has the day.
-        censored: (n, D) days on which there would have been more, left out of a row's average as well; None
+        lost: counts the days on which there would have been more, left out of a row's rate as well; None
             where there are none.
     """
 
-    def __init__(
-        self, values: npt.NDArray[Any], observed: BoolArray, censored: BoolArray | None = None
-    ) -> None:
-        n, self.n_days = values.shape
-        self.totals = np.zeros((n, self.n_days + 1), dtype=np.float64)
-        np.cumsum(values, axis=1, dtype=np.float64, out=self.totals[:, 1:])
-        self.seen = np.r_[0, np.cumsum(observed)]
-        self.lost = None
-        if censored is not None:
-            self.lost = np.zeros((n, self.n_days + 1), dtype=np.int32)
-            np.cumsum(censored & observed, axis=1, dtype=np.int32, out=self.lost[:, 1:])
+    def __init__(self, observed: BoolArray, lost: WindowSums | None = None) -> None:
+        self._seen = np.r_[0, np.cumsum(observed)]
+        self._lost = lost
+
+    @abstractmethod
+    def _between(self, item_idx: IntArray, start: IntArray, stop: IntArray) -> npt.NDArray[np.float64]:
+        """(R,) sums over the days start .. stop - 1, each within 0 .. D."""
 
     def total(self, samples: Samples, first: int, end: int) -> FloatArray:
         """(R,) sum over the days origin + first .. origin + end - 1; days before the log count 0.
@@ -59,21 +55,90 @@ class RunningTotal:
         Raises:
             IndexError: a day is at or after the panel's end.
         """
-        start = np.maximum(samples.origin + first, 0)
-        stop = np.maximum(samples.origin + end, 0)
-        return np.asarray(
-            self.totals[samples.item_idx, stop] - self.totals[samples.item_idx, start], dtype=np.float32
-        )
+        return self._between(samples.item_idx, *self._days(samples, first, end)).astype(np.float32)
 
     def rate(self, samples: Samples, first: int, end: int) -> FloatArray:
         """(R,) mean a day over the observed days of that window; NaN where half is not observed."""
-        start = np.maximum(samples.origin + first, 0)
-        stop = np.maximum(samples.origin + end, 0)
-        seen = self.seen[stop] - self.seen[start]
-        if self.lost is not None:
-            seen = seen - (self.lost[samples.item_idx, stop] - self.lost[samples.item_idx, start])
+        start, stop = self._days(samples, first, end)
+        seen = self._seen[stop] - self._seen[start]
+        if self._lost is not None:
+            seen = seen - self._lost._between(samples.item_idx, start, stop)
         mean = self.total(samples, first, end) / np.maximum(seen, 1)
         return np.where(2 * seen >= end - first, mean, np.nan).astype(np.float32)
+
+    def _days(self, samples: Samples, first: int, end: int) -> tuple[IntArray, IntArray]:
+        if len(samples) and samples.origin.max() + max(first, end) >= len(self._seen):
+            raise IndexError(
+                f"day {samples.origin.max() + max(first, end) - 1} is asked for; the panel has"
+                f" {len(self._seen) - 1}"
+            )
+        return np.maximum(samples.origin + first, 0), np.maximum(samples.origin + end, 0)
+
+
+class RunningTotal(WindowSums):
+    """Of a table.
+
+    Args:
+        values: (n, D), 0 where nothing happened.
+        observed, lost: as above.
+
+    Attributes:
+        totals: (n, D + 1) float64 sums over the days before each.
+    """
+
+    def __init__(self, values: npt.NDArray[Any], observed: BoolArray, lost: WindowSums | None = None) -> None:
+        super().__init__(observed, lost)
+        n, n_days = values.shape
+        self.totals = np.zeros((n, n_days + 1), dtype=np.float64)
+        np.cumsum(values, axis=1, dtype=np.float64, out=self.totals[:, 1:])
+
+    def _between(self, item_idx: IntArray, start: IntArray, stop: IntArray) -> npt.NDArray[np.float64]:
+        return np.asarray(self.totals[item_idx, stop] - self.totals[item_idx, start])
+
+
+class RowStarts:
+    """Where the rows of each item and day begin among rows that are sorted by both, at most one a pair.
+
+    Args:
+        item_idx, day: (R,) int32, below n and D.
+        n_items, n_days: n and D.
+    """
+
+    def __init__(self, item_idx: IntArray, day: IntArray, n_items: int, n_days: int) -> None:
+        self.n_days = n_days
+        self._before = np.zeros(n_items * n_days + 1, dtype=np.int32)
+        self._before[item_idx.astype(np.int64) * n_days + day + 1] = 1
+        np.cumsum(self._before, out=self._before)
+
+    def __call__(self, item_idx: IntArray, day: IntArray) -> IntArray:
+        """(m,) int32 rows before those of a day 0 .. D of an item; day D is where the next item begins."""
+        return np.asarray(self._before[item_idx.astype(np.int64) * self.n_days + day])
+
+
+class RowTotal(WindowSums):
+    """Of one value a row, without the table that the rows would fill.
+
+    Args:
+        values: (R,) in the order of the rows.
+        starts: of those rows; totals of one panel share it.
+        observed, lost: as above.
+    """
+
+    def __init__(
+        self,
+        values: npt.NDArray[Any],
+        starts: RowStarts,
+        observed: BoolArray,
+        lost: WindowSums | None = None,
+    ) -> None:
+        super().__init__(observed, lost)
+        self._starts = starts
+        self._running = np.zeros(len(values) + 1, dtype=np.float64)
+        np.cumsum(values, dtype=np.float64, out=self._running[1:])
+
+    def _between(self, item_idx: IntArray, start: IntArray, stop: IntArray) -> npt.NDArray[np.float64]:
+        running, starts = self._running, self._starts
+        return np.asarray(running[starts(item_idx, stop)] - running[starts(item_idx, start)])
 
 
 class RowWindows:
