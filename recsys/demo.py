@@ -62,7 +62,6 @@ QUICK = (
     "rooms.params.examples.visits=12000",
     "hot.params.learner.rounds=80",
     "hot.params.learner.max_rows=50000",
-    "hot.params.learner.bags=1",
     "evaluation.k=[10, 20]",
     "evaluation.samples=500",
     "evaluation.max_visits=1000",

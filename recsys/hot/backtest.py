@@ -119,7 +119,7 @@ def backtest(
     judged = np.isin(every.origin, judged_origins) & sold
     kept = _pool(every, outcomes.label, params)
     used = np.flatnonzero(judged | (kept > 0))
-    samples, label, units = every.at(used), outcomes.label[used], outcomes.units[used]
+    samples, followed = every.at(used), outcomes.at(used)
     judged, weight = judged[used], kept[used]
     features = build_features(panel, params.target, samples, groups, progress=progress)
     lags = FeatureTable(*plain_lags(panel, samples))
@@ -137,8 +137,7 @@ def backtest(
             training = TrainingSet(
                 samples=samples.at(rows),
                 features=FeatureTable(table.names, table.values[rows]),
-                label=label[rows],
-                units=units[rows],
+                outcomes=followed.at(rows),
                 weight=weight[rows],
                 horizon_last_day=params.target.horizon_last_day,
             )
@@ -151,9 +150,7 @@ def backtest(
     half_life = _half_life(panel, builder, every, outcomes, learnt_origins, int(judged_origins[0]))
     scores |= {name: rule(panel, params.target, asked_samples) for name, rule in (others or {}).items()}
     scores["ewma"] = decayed_units(panel, asked_samples, (half_life,))[half_life]
-    said_of = Judged(
-        asked_samples, categories[asked_samples.item_idx], Outcomes(label[rows], units[rows]), prediction
-    )
+    said_of = Judged(asked_samples, categories[asked_samples.item_idx], followed.at(rows), prediction)
     found = _judge(
         panel,
         builder,
@@ -161,7 +158,7 @@ def backtest(
         {MODEL: prediction.score, LAGS: plain.score, **scores},
         k,
     )
-    predicted, observed, count = judging.reliability(label[rows], prediction.potential)
+    predicted, observed, count = judging.reliability(followed.label[rows], prediction.potential)
     return BacktestReport(
         by_origin=found,
         summary=_summary(found),

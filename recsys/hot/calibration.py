@@ -160,8 +160,14 @@ def _isotonic(score: Floats, rate: Floats, weight: FloatArray) -> Curve:
     return _strict(centre, np.log(smooth / (1 - smooth)), float(x[0]), float(x[-1]))
 
 
-def _logistic(score: Floats, rate: Floats, weight: FloatArray) -> Curve:
-    """Two parameters (Platt); where a higher score says no more, all but flat at the rate itself."""
+def line(score: Floats, rate: Floats, weight: FloatArray) -> tuple[float, float]:
+    """Slope and intercept from a score to log odds (Platt); where a higher score says no more, all but flat.
+
+    Args:
+        score: (N,) of any scale.
+        rate: (N,) what happened: above a half means that it did.
+        weight: (N,) how many samples each stands for; 0 is left out.
+    """
     kept = weight > 0
     fitted = LogisticRegression(C=10.0).fit(score[kept, None], rate[kept] > 0.5, sample_weight=weight[kept])
     slope, intercept = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
@@ -171,6 +177,12 @@ def _logistic(score: Floats, rate: Floats, weight: FloatArray) -> Curve:
         intercept = float(np.log(mean / (1 - mean))) - slope * float(
             np.average(score[kept], weights=weight[kept])
         )
+    return slope, intercept
+
+
+def _logistic(score: Floats, rate: Floats, weight: FloatArray) -> Curve:
+    slope, intercept = line(score, rate, weight)
+    kept = weight > 0
     ends = np.array([score[kept].min() - 5.0, score[kept].max() + 1.0])
     return Curve(ends, slope * ends + intercept)
 

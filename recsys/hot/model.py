@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
 import lightgbm as lgb
 import numpy as np
-import numpy.typing as npt
 
 from recsys.errors import ModelError
-from recsys.hot.calibration import Calibration, Floats
+from recsys.hot.calibration import Calibration, Floats, line
 from recsys.hot.features import FeatureTable
 from recsys.hot.params import CalibrationParams, LearnerParams
 from recsys.hot.samples import TrainingSet
@@ -23,6 +22,10 @@ ITEM_FOLDS = 3
 #: Least share of all positives that a fold's model must have learnt from. One that knows far less than the
 #: final model spreads its scores less, and a calibration on them would promise too much for the final one's.
 LEAST_LEARNT = 0.5
+#: Models of a pair: the classifier and the regression.
+KINDS = 2
+#: Reach beyond this says no more of the chance, and would be the whole fit of the regression.
+REACH_CAP = 3.0
 #: Rows by which the bins' edges are drawn: looking at all of them takes as long as the trees.
 BIN_ROWS = 50_000
 
@@ -45,7 +48,11 @@ class Prediction:
 
 
 class HotModel:
-    """A bag of LightGBM classifiers, a calibration, and a regression for the expected units.
+    """Boosted trees that say whether the target comes about and how nearly, calibrated; others the units.
+
+    Each pair of the bag holds a classifier of the label and a Poisson regression of the reach: the label
+    alone does not say by how little a product missed it. Both are brought to log odds on the origins held
+    out, and averaged.
 
     Args:
         learner: how the trees are grown.
@@ -63,45 +70,41 @@ class HotModel:
         Raises:
             ModelError: the target came about too seldom to learn from.
         """
-        positives = int(training.label.sum())
+        label, weight = training.outcomes.label, training.weight
+        positives = int(label.sum())
         if positives < 10:
             raise ModelError(
                 f"the target came about {positives} times on {len(np.unique(training.samples.origin))} past"
                 " origins, and 10 are needed: use a longer log, or a less rare target (a larger share, fewer"
                 " least units)"
             )
-        x, label, weight = training.features.values, training.label, training.weight
         self.feature_names = training.features.names
         self.base_rate = float(np.average(label, weights=weight))
         folds = _folds(training, self.calibration_params.folds)
-        steps = len(folds) + self.learner.bags + 1
+        steps = len(folds) + 1
         _say(progress, 0, steps, "boosted trees")
-        # Binned once: only the label differs between what is learnt of all rows.
-        binned = self._binned(x, label.astype(np.float32), weight)
-        # One thread a model: threads within one wait for each other at every leaf.
+        # One thread a job: threads within one model would wait for each other at every leaf.
         with ThreadPoolExecutor(self.learner.threads) as pool:
-            bags = [
-                pool.submit(self._grow, binned, self.learner.seed + bag) for bag in range(self.learner.bags)
-            ]
+            whole = pool.submit(self._learn_all, training)
             later = [pool.submit(self._score_held_out, training, learn, test) for learn, test in folds]
-            for done, job in enumerate(as_completed([*bags, *later])):
+            jobs: list[Future[Any]] = [whole, *later]
+            for done, job in enumerate(as_completed(jobs)):
                 job.result()
                 _say(progress, done + 1, steps, "boosted trees")
-        self._boosters = [bag.result() for bag in bags]
-        held_out = np.full(len(label), np.nan)
-        for (_, test), scores in zip(folds, later, strict=True):
-            held_out[test] = scores.result()
-        scored = np.isfinite(held_out)
+        self._boosters, self._units = whole.result()
+        scored = np.concatenate([test for _, test in folds])
+        held_out = np.concatenate([job.result() for job in later], axis=1)
+        self._lines = np.array(
+            [line(score, label[scored].astype(float), weight[scored]) for score in held_out]
+        )
         self.calibration = Calibration.fit(
-            held_out[scored],
+            self._log_odds(held_out).mean(axis=0),
             label[scored],
             weight[scored],
             _blocks(training)[scored],
             level=self.calibration_params.level,
             seed=self.learner.seed,
         )
-        self._units = self._grow_units(binned, training.units)
-        _say(progress, steps, steps, "fitted")
         return self
 
     def predict(self, features: FeatureTable) -> Prediction:
@@ -115,7 +118,7 @@ class HotModel:
         if features.names != self.feature_names:
             other = sorted(set(features.names) ^ set(self.feature_names))
             raise ModelError(f"features differ from those of the fit: {', '.join(other[:5])}")
-        scores = np.stack([booster.predict(features.values, raw_score=True) for booster in self._boosters])
+        scores = self._log_odds(_raw(self._boosters, features.values, self.learner.threads))
         score = scores.mean(axis=0)
         lower, upper = self.calibration.bounds(scores)
         return Prediction(
@@ -123,38 +126,57 @@ class HotModel:
             potential=self.calibration.probability(score),
             lower=lower,
             upper=upper,
-            expected_units=np.asarray(self._units.predict(features.values)),
+            expected_units=np.asarray(self._units.predict(features.values, num_threads=self.learner.threads)),
         )
 
-    def contributions(self, features: FloatArray) -> npt.NDArray[np.float64]:
-        """(R, F) contribution of each feature to the log odds (exact TreeSHAP, first model of the bag)."""
-        return np.asarray(self._boosters[0].predict(features, pred_contrib=True)[:, :-1])
+    def contributions(self, features: FloatArray) -> Floats:
+        """(R, F) contribution of each feature to the score (exact TreeSHAP, first pair of the bag)."""
+        of_each = [
+            slope * np.asarray(booster.predict(features, pred_contrib=True)[:, :-1])
+            for booster, (slope, _) in zip(self._boosters[:KINDS], self._lines, strict=True)
+        ]
+        return np.asarray(np.mean(of_each, axis=0))
 
-    def _binned(self, x: FloatArray, label: FloatArray, weight: FloatArray) -> lgb.Dataset:
-        names, settings = list(self.feature_names), self._common(len(label))
-        return lgb.Dataset(x, label, weight=weight, feature_name=names, params=settings).construct()
+    def _log_odds(self, raw: Floats) -> Floats:
+        """(M, N) what each model says, as log odds, from its own raw score."""
+        slope, intercept = np.tile(self._lines, (len(raw) // KINDS, 1)).T
+        return np.asarray(slope[:, None] * raw + intercept[:, None])
+
+    def _learn_all(self, training: TrainingSet) -> tuple[list[Any], Any]:
+        binned = self._binned(training)
+        boosters = self._grow_pairs(binned, training, self.learner.bags)
+        # Variance between Poisson and gamma; the few giants are held down, or they would be the whole fit.
+        units = training.outcomes.units
+        of_units = {"objective": "tweedie", "tweedie_variance_power": 1.5, "learning_rate": 0.1}
+        rounds = min(self.learner.rounds, 80)
+        return boosters, self._grow(binned, np.minimum(units, np.quantile(units, 0.999)), rounds, **of_units)
 
     def _score_held_out(self, training: TrainingSet, learn: LongArray, test: LongArray) -> Floats:
-        x = training.features.values
-        binned = self._binned(x[learn], training.label[learn].astype(np.float32), training.weight[learn])
-        return np.asarray(
-            self._grow(binned, self.learner.seed).predict(x[test], raw_score=True, num_threads=1)
-        )
+        """(2, N) raw scores of some samples by a pair that has learnt from others."""
+        learnt = training.at(learn)
+        return _raw(self._grow_pairs(self._binned(learnt), learnt, 1), training.features.values[test], 1)
 
-    def _grow(self, binned: lgb.Dataset, seed: int) -> Any:
-        settings = {**self._common(binned.num_data()), "seed": seed, "objective": "binary", "num_threads": 1}
-        return lgb.train(settings, binned, num_boost_round=self.learner.rounds)
+    def _grow_pairs(self, binned: lgb.Dataset, training: TrainingSet, pairs: int) -> list[Any]:
+        label = training.outcomes.label.astype(np.float32)
+        reach = np.minimum(training.outcomes.reach, REACH_CAP)
+        rounds = self.learner.rounds
+        return [
+            self._grow(binned, target, rounds, objective=objective, seed=self.learner.seed + pair)
+            for pair in range(pairs)
+            for objective, target in (("binary", label), ("poisson", reach))
+        ]
 
-    def _grow_units(self, binned: lgb.Dataset, units: FloatArray) -> Any:
-        # Variance between Poisson and gamma; the few giants are held down, or they would be the whole fit.
-        binned.set_label(np.minimum(units, np.quantile(units, 0.999)))
-        settings = {
-            **self._common(binned.num_data()),
-            "objective": "tweedie",
-            "tweedie_variance_power": 1.5,
-            "learning_rate": 0.1,
-        }
-        return lgb.train(settings, binned, num_boost_round=min(self.learner.rounds, 80))
+    def _grow(self, binned: lgb.Dataset, target: FloatArray, rounds: int, **settings: object) -> Any:
+        binned.set_label(target)
+        return lgb.train({**self._common(binned.num_data()), **settings}, binned, num_boost_round=rounds)
+
+    def _binned(self, training: TrainingSet) -> lgb.Dataset:
+        """Binned once: only the label differs between what is learnt of the same rows."""
+        x, names = training.features.values, list(self.feature_names)
+        settings = self._common(len(x))
+        return lgb.Dataset(
+            x, training.outcomes.label, weight=training.weight, feature_name=names, params=settings
+        ).construct()
 
     def _common(self, rows: int) -> dict[str, Any]:
         p = self.learner
@@ -168,7 +190,7 @@ class HotModel:
             "lambda_l2": p.l2,
             "max_bin": p.bins,
             "bin_construct_sample_cnt": BIN_ROWS,
-            "num_threads": p.threads,
+            "num_threads": 1,
             "deterministic": True,
             "force_col_wise": True,
             "seed": p.seed,
@@ -176,12 +198,16 @@ class HotModel:
         }
 
 
+def _raw(boosters: list[Any], x: FloatArray, threads: int) -> Floats:
+    return np.stack([booster.predict(x, raw_score=True, num_threads=threads) for booster in boosters])
+
+
 def _folds(training: TrainingSet, n_folds: int) -> list[tuple[LongArray, LongArray]]:
     """(learn, test) row indices. Every test origin is later than the whole horizon of every learnt one.
 
     A log too short for that is folded by items instead; the weeks are then the same, so the bounds say less.
     """
-    least = max(30, LEAST_LEARNT * int(training.label.sum()))
+    least = max(30, LEAST_LEARNT * int(training.outcomes.label.sum()))
     origin = training.samples.origin
     origins = np.unique(origin)
     late = origins[int(len(origins) * (1 - CALIBRATION_SHARE)) :]
@@ -191,9 +217,9 @@ def _folds(training: TrainingSet, n_folds: int) -> list[tuple[LongArray, LongArr
             continue
         learn = np.flatnonzero(origin + training.horizon_last_day < block[0])
         test = np.flatnonzero(np.isin(origin, block))
-        if training.label[learn].sum() >= least and training.label[test].any():
+        if training.outcomes.label[learn].sum() >= least and training.outcomes.label[test].any():
             folds.append((learn, test))
-    if sum(int(training.label[test].sum()) for _, test in folds) >= 30:
+    if sum(int(training.outcomes.label[test].sum()) for _, test in folds) >= 30:
         return folds
     part = training.samples.item_idx % ITEM_FOLDS
     return [(np.flatnonzero(part != fold), np.flatnonzero(part == fold)) for fold in range(ITEM_FOLDS)]

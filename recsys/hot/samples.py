@@ -12,9 +12,9 @@ from recsys.errors import ModelError
 from recsys.hot.features import FeatureTable, build_features
 from recsys.hot.panel import Panel
 from recsys.hot.params import HotParams
-from recsys.hot.targets import TargetBuilder, population
+from recsys.hot.targets import Outcomes, TargetBuilder, population
 from recsys.hot.windows import Samples
-from recsys.types import BoolArray, FloatArray, IntArray, Progress
+from recsys.types import BoolArray, FloatArray, IntArray, LongArray, Progress
 
 #: A short log is used more closely: at least so many origins, if need be a day apart.
 WISHED_ORIGINS = 12
@@ -27,18 +27,26 @@ class TrainingSet:
     Attributes:
         samples: items and origins.
         features: (R, F).
-        label: (R,) whether the target came about.
-        units: (R,) float32 units over the horizon.
+        outcomes: what followed each.
         weight: (R,) float32 how many samples each stands for, above 1 where negatives were thinned.
         horizon_last_day: days from an origin to the last day its label depends on.
     """
 
     samples: Samples
     features: FeatureTable
-    label: BoolArray
-    units: FloatArray
+    outcomes: Outcomes
     weight: FloatArray
     horizon_last_day: int
+
+    def at(self, rows: LongArray) -> TrainingSet:
+        """Some of the samples."""
+        return TrainingSet(
+            samples=self.samples.at(rows),
+            features=FeatureTable(self.features.names, self.features.values[rows]),
+            outcomes=self.outcomes.at(rows),
+            weight=self.weight[rows],
+            horizon_last_day=self.horizon_last_day,
+        )
 
 
 def training_origins(builder: TargetBuilder, params: HotParams) -> IntArray:
@@ -104,8 +112,7 @@ def build_training_set(
     training = TrainingSet(
         samples=samples,
         features=FeatureTable(features.names, features.values[: len(samples)]),
-        label=outcomes.label[kept],
-        units=outcomes.units[kept],
+        outcomes=outcomes.at(kept),
         weight=weight[kept],
         horizon_last_day=params.target.horizon_last_day,
     )

@@ -23,6 +23,8 @@ from recsys.hot.params import HotTarget, Measure, Scope, TargetParams
 from recsys.hot.windows import Samples
 from recsys.types import BoolArray, FloatArray, IntArray
 
+Floats = npt.NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class Outcomes:
@@ -31,10 +33,17 @@ class Outcomes:
     Attributes:
         label: (R,) whether the target came about.
         units: (R,) float32 units over the horizon.
+        reach: (R,) float32 how much of the least that counts was reached: the smallest of the definition's
+            ratios, 1 where all hold. A label says that 99 % and 0 % are the same; this says how nearly.
     """
 
     label: BoolArray
     units: FloatArray
+    reach: FloatArray
+
+    def at(self, rows: BoolArray | npt.NDArray[np.intp]) -> Outcomes:
+        """Those of a mask or an index array."""
+        return Outcomes(self.label[rows], self.units[rows], self.reach[rows])
 
 
 class TargetBuilder:
@@ -67,11 +76,13 @@ class TargetBuilder:
     def outcomes(self, samples: Samples) -> Outcomes:
         """Outcomes of samples of origins up to `last_origin()`; every origin's population is whole."""
         horizon = self.params.horizon
-        label = np.zeros(len(samples), dtype=bool)
+        reach = np.zeros(len(samples), dtype=np.float64)
         for origin in np.unique(samples.origin):
             rows = np.flatnonzero(samples.origin == origin)
-            label[rows] = self._label(samples.at(rows))
-        return Outcomes(label, self.units.total(samples, horizon.first, horizon.last + 1))
+            reach[rows] = self._reach(samples.at(rows))
+        label = (reach >= 1) & ~self.already(samples)
+        units = self.units.total(samples, horizon.first, horizon.last + 1)
+        return Outcomes(label, units, reach.astype(np.float32))
 
     def already(self, samples: Samples) -> BoolArray:
         """(R,) whether it has come about in the window just past, so that it can not come about anew.
@@ -84,42 +95,48 @@ class TargetBuilder:
             already[rows] = self._already(samples.at(rows))
         return already
 
-    def _label(self, samples: Samples) -> BoolArray:
+    def _reach(self, samples: Samples) -> Floats:
         p, horizon = self.params, self.params.horizon
         first, end = horizon.first, horizon.last + 1
         if p.target is HotTarget.BREAKOUT:
-            came = self._broke_out(samples, first, end, recent_end=0)
-        else:
-            came = self._top(samples, first, end, share=p.hot_share, least=p.hot_min_units)
-        return came & ~self._already(samples)
+            return self._breaks_out(samples, first, end, recent_end=0)
+        return self._to_top(samples, first, end, share=p.hot_share, least=p.hot_min_units)
 
     def _already(self, samples: Samples) -> BoolArray:
         p, days = self.params, self.params.horizon.days
         if p.target is HotTarget.BREAKOUT:
-            return self._broke_out(samples, -days, 0, recent_end=-days)
+            return self._breaks_out(samples, -days, 0, recent_end=-days) >= 1
         if p.target is HotTarget.NEWLY_HOT:
-            return self._top(samples, -days, 0, share=p.hot_share, least=p.hot_min_units)
+            return self._to_top(samples, -days, 0, share=p.hot_share, least=p.hot_min_units) >= 1
         return np.zeros(len(samples), dtype=bool)
 
-    def _broke_out(self, samples: Samples, first: int, end: int, *, recent_end: int) -> BoolArray:
+    def _breaks_out(self, samples: Samples, first: int, end: int, *, recent_end: int) -> Floats:
         p = self.params
         recent = self.units.total(samples, recent_end - p.recent_days, recent_end) * (
             p.horizon.days / p.recent_days
         )
         units = self.units.total(samples, first, end)
-        top = self._top(samples, first, end, share=p.breakout_share, least=p.breakout_min_units)
-        return np.asarray(top & (units >= p.breakout_factor * np.maximum(recent, 1.0)))
+        top = self._to_top(samples, first, end, share=p.breakout_share, least=p.breakout_min_units)
+        return np.minimum(top, _ratio(units, p.breakout_factor * np.maximum(recent, 1.0)))
 
-    def _top(self, samples: Samples, first: int, end: int, *, share: float, least: float) -> BoolArray:
+    def _to_top(self, samples: Samples, first: int, end: int, *, share: float, least: float) -> Floats:
         value = self.measured.total(samples, first, end)
-        enough = self.units.total(samples, first, end) >= least
+        enough = _ratio(self.units.total(samples, first, end), least)
         sold = self.units.total(samples, -self.params.population_days, 0) > 0
         if not sold.any():
-            return np.zeros(len(samples), dtype=bool)
+            return np.zeros(len(samples), dtype=np.float64)
         if self.params.scope is Scope.SHOP:
-            return (value >= np.quantile(value[sold], 1.0 - share)) & enough
+            return np.minimum(_ratio(value, np.quantile(value[sold], 1.0 - share)), enough)
         category = self.categories[samples.item_idx]
-        return (value >= quantile_by_group(value, category, 1.0 - share, among=sold)) & enough
+        needed = quantile_by_group(value, category, 1.0 - share, among=sold)
+        return np.minimum(_ratio(value, needed), enough)
+
+
+def _ratio(value: FloatArray, needed: npt.ArrayLike) -> Floats:
+    """value / needed; where nothing or less is needed, whether it is reached."""
+    needed = np.broadcast_to(np.asarray(needed, dtype=np.float64), value.shape)
+    reached = (value >= needed).astype(np.float64)
+    return np.asarray(np.divide(value.astype(np.float64), needed, out=reached, where=needed > 0))
 
 
 def quantile_by_group(

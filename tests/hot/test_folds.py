@@ -8,6 +8,7 @@ import pytest
 from recsys.hot.features import FeatureTable
 from recsys.hot.model import LEAST_LEARNT, _folds
 from recsys.hot.samples import TrainingSet
+from recsys.hot.targets import Outcomes
 from recsys.hot.windows import Samples
 
 N_ITEMS, LAST_DAY = 40, 14
@@ -23,8 +24,7 @@ def training(positives_by_origin: list[int], *, step_days: int = 7) -> TrainingS
     return TrainingSet(
         Samples(item, origin),
         FeatureTable(("x",), np.zeros((n, 1), np.float32)),
-        label,
-        label.astype(np.float32),
+        Outcomes(label, label.astype(np.float32), label.astype(np.float32)),
         np.ones(n, np.float32),
         LAST_DAY,
     )
@@ -37,7 +37,7 @@ def test_a_fold_is_later_than_every_horizon_learnt_and_knows_half_the_positives(
     assert folds
     for learn, test in folds:
         assert rows.samples.origin[learn].max() + LAST_DAY < rows.samples.origin[test].min()
-        assert rows.label[learn].sum() >= LEAST_LEARNT * rows.label.sum()
+        assert rows.outcomes.label[learn].sum() >= LEAST_LEARNT * rows.outcomes.label.sum()
 
 
 def test_a_short_log_is_folded_by_items() -> None:

@@ -6,6 +6,9 @@ from datetime import date
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from recsys.errors import ConfigError
 from recsys.hot.panel import Panel, Promotions
@@ -75,6 +78,34 @@ def test_breakout_needs_the_least_units() -> None:
 def test_hot_is_the_top_share_by_units_ahead() -> None:
     # Ahead: 24, 32, 40, 31.2; their 0.7-quantile, at position 2.1, is 32 + 0.1 * 8 = 32.8.
     assert label(HotTarget.HOT) == [False, False, True, False]
+
+
+def test_the_reach_is_how_much_of_the_least_that_counts_was_sold() -> None:
+    daily = daily_units()
+    params = TargetParams(horizon_last_day=14, breakout_share=0.9, breakout_min_units=10.0)
+    rows = Samples(np.arange(4, dtype=np.int32), np.full(4, ORIGIN, np.int32))
+    built = TargetBuilder(panel_of(daily), params, np.zeros(4, np.int32))
+    # Twice the recent rates: 48, 16, 34.3, 32. The 0.1-quantile of 24, 31.2, 32 and 40 units ahead is 26.16.
+    recent_of_2 = (8 * 5 + 20) / 28 * 8
+    expected = [24 / 48, 32 / 26.16, 40 / (2 * recent_of_2), 31.2 / 32]
+    np.testing.assert_allclose(built.outcomes(rows).reach, expected, rtol=1e-5)
+
+
+@given(daily=arrays(np.int64, (12, 60), elements=st.integers(0, 6)), share=st.sampled_from([0.1, 0.3, 0.6]))
+@settings(max_examples=40, deadline=None)
+def test_a_label_is_every_condition_of_the_definition(daily: np.ndarray, share: float) -> None:
+    params = TargetParams(horizon_last_day=14, breakout_share=share)
+    built = TargetBuilder(panel_of(daily.astype(float)), params, np.zeros(12, np.int32))
+    found = built.outcomes(Samples(np.arange(12, dtype=np.int32), np.full(12, 44, np.int32)))
+
+    def out(window: slice, recent: slice) -> np.ndarray:
+        units, rate = daily[:, window].sum(axis=1), daily[:, recent].sum(axis=1) * 8 / 28
+        sold = daily[:, :44].sum(axis=1) > 0
+        top = units >= np.quantile(units[sold], 1 - share) if sold.any() else np.zeros(12, dtype=bool)
+        return top & (units >= params.breakout_min_units) & (units >= 2 * np.maximum(rate, 1.0))
+
+    expected = out(slice(51, 59), slice(16, 44)) & ~out(slice(36, 44), slice(8, 36))
+    np.testing.assert_array_equal(found.label, expected)
 
 
 def test_newly_hot_leaves_out_what_was_hot_in_the_window_past() -> None:
