@@ -126,9 +126,10 @@ def test_a_week_without_a_log_is_reported_and_not_read_as_no_demand(tmp_path: Pa
 
 
 def test_odd_items_and_prices_are_scored(tmp_path: Path) -> None:
-    """One sale ever, one long ago, carts alone, prices of zero, a jump of a hundred, a new category."""
+    """One sale ever, one long ago, carts alone, prices of zero or less, another currency, a new category."""
     events = shop_events()
     events.loc[events.item_id == 7, "amount"] = 0.0
+    events.loc[events.item_id == 9, "amount"] *= -1.0
     late = events.timestamp > START + pd.Timedelta(days=70)
     events.loc[(events.item_id == 8) & late, "amount"] *= 100.0
     at = START + pd.Timedelta(days=89, hours=3)
@@ -146,7 +147,7 @@ def test_odd_items_and_prices_are_scored(tmp_path: Path) -> None:
     )
     found = score_hot(prepared(tmp_path, pd.concat([events, odd]), items=items), as_of=AS_OF, params=SMALL)
     rows = found.table.to_pandas().set_index("item_id")
-    assert np.isfinite(rows.potential).all()
+    assert np.isfinite(rows[["potential", "lower", "upper", "expected_units"]]).all(axis=None)
     assert rows.loc[502, "potential"] <= found.base_rate
     assert "no sale or other sign" in rows.loc[501, "reasons"]
     assert rows.loc[501, "potential"] <= rows.loc[500, "potential"]
