@@ -15,16 +15,23 @@ _BIT = np.left_shift(np.uint8(1), np.arange(8, dtype=np.uint8))
 class Bitmap:
     """n bits. Item i is bit i % 8 of byte i // 8; the bits beyond n are 0.
 
+    A set cut out of others remembers them: what is known of them tells, nearly, where its own items lie.
+
     Args:
         data: (a multiple of 8,) uint8, owned.
         n: how many items there are.
+
+    Attributes:
+        changes: how many items were added or removed one by one, repeats included.
     """
 
-    __slots__ = ("data", "n")
+    __slots__ = ("__weakref__", "_cut_from", "changes", "data", "n")
 
-    def __init__(self, data: npt.NDArray[np.uint8], n: int) -> None:
+    def __init__(self, data: npt.NDArray[np.uint8], n: int, cut_from: tuple[Bitmap, ...] = ()) -> None:
         self.data = data
         self.n = n
+        self.changes = 0
+        self._cut_from = cut_from
 
     @classmethod
     def empty(cls, n: int) -> Bitmap:
@@ -45,17 +52,27 @@ class Bitmap:
 
     def copy(self) -> Bitmap:
         """A set of its own with the same items."""
-        return Bitmap(self.data.copy(), self.n)
+        return Bitmap(self.data.copy(), self.n, self.parts)
+
+    @property
+    def parts(self) -> tuple[Bitmap, ...]:
+        """The sets that it was cut out of by `copy` and `&=`; itself where it was made otherwise."""
+        return self._cut_from or (self,)
 
     def __contains__(self, item: int) -> bool:
         return bool(self.data[item >> 3] & _BIT[item & 7])
 
     def __iand__(self, other: Bitmap) -> Bitmap:
         self.data &= other.data
+        if self._cut_from:
+            self._cut_from += other.parts
+        else:
+            self.changes += self.n
         return self
 
     def put(self, item: int, present: bool) -> None:
         """Adds or removes one item; a reader sees the set before or after, as one byte changes."""
+        self.changes += 1
         if present:
             self.data[item >> 3] |= _BIT[item & 7]
         else:
@@ -64,11 +81,13 @@ class Bitmap:
     def add(self, items: IntArray | Sequence[int]) -> None:
         """Adds items by index."""
         at = np.asarray(items, dtype=np.int64)
+        self.changes += len(at)
         np.bitwise_or.at(self.data, at >> 3, _BIT[at & 7])
 
     def remove(self, items: IntArray | Sequence[int]) -> None:
         """Removes items by index."""
         at = np.asarray(items, dtype=np.int64)
+        self.changes += len(at)
         np.bitwise_and.at(self.data, at >> 3, ~_BIT[at & 7])
 
     def has(self, items: IntArray) -> BoolArray:

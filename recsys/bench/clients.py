@@ -13,11 +13,12 @@ import faiss
 import numpy as np
 import pyarrow as pa
 
-from recsys.bench.world import AS_OF_US
+from recsys.bench.world import AS_OF_US, WorldParams, product_groups
 from recsys.bundle import Bundle, open_bundle
 from recsys.types import Behaviour, BoolArray, Event, FloatArray, IntArray
 from serving import Recommender
 from serving.answer import Answer
+from serving.bitmap import Bitmap
 from serving.loaded import LoadedBundle
 
 #: The wall clock of the measurements: a day after the bundle's moment.
@@ -31,11 +32,13 @@ class Clients:
 
     Attributes:
         bundle: what answers, opened.
+        loaded: the same, ready to answer.
         recommender: of the bundle.
         k: products a request.
     """
 
     bundle: Bundle
+    loaded: LoadedBundle
     recommender: Recommender
     k: int
 
@@ -48,7 +51,8 @@ class Clients:
             k: products a request.
         """
         bundle = open_bundle(path)
-        return cls(bundle, Recommender(LoadedBundle(bundle), clock=lambda: CLOCK_S), k)
+        loaded = LoadedBundle(bundle)
+        return cls(bundle, loaded, Recommender(loaded, clock=lambda: CLOCK_S), k)
 
     @property
     def queries(self) -> FloatArray:
@@ -121,6 +125,18 @@ class Clients:
         """Products of a category, a tenth of all and in groups that most users do not turn to."""
         user = user_id(self.user(call))
         return self.recommender.products(user, k=self.k, repeat=False, category=f"c{call % 10}")
+
+    def in_groups(self, call: int, allowed: Bitmap) -> IntArray:
+        """The search alone, of the products nearest to the user's vector among some."""
+        assert self.loaded.vectors is not None
+        query = self.queries[self.user(call)]
+        return self.loaded.vectors.nearest(query, k=self.k, allowed=allowed.copy())[0]
+
+    def whole_groups(self, share: float, rng: np.random.Generator) -> BoolArray:
+        """(n,) the products of so many groups of all, drawn at random: most users turn to none of them."""
+        groups = product_groups(WorldParams(**self.bundle.config["world"]))
+        n_groups = int(groups.max()) + 1
+        return np.isin(groups, rng.choice(n_groups, max(1, round(share * n_groups)), replace=False))
 
     def observe(self, call: int) -> None:
         """A user of the second half turns to a product like those that they know."""

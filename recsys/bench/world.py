@@ -120,17 +120,19 @@ def write_world(path: Path, params: WorldParams) -> Path:
 
 def item_vectors(params: WorldParams, rng: np.random.Generator) -> tuple[FloatArray, IntArray]:
     """Unit vectors (n, d) float32 around the centres of their groups, and the group of each (n,) int32."""
-    n_clusters = max(1, round(params.clusters_per_sqrt * np.sqrt(params.items)))
-    centres = _unit(rng.normal(size=(n_clusters, params.dim)).astype(np.float32))
-    width = min(params.spread_dim, params.dim)
-    basis = rng.normal(size=(width, params.dim)).astype(np.float32) / np.sqrt(params.dim)
-    cluster = rng.integers(0, n_clusters, params.items).astype(np.int32)
+    centres, basis, cluster = _groups(params, rng)
+    width = len(basis)
     vectors = np.empty((params.items, params.dim), dtype=np.float32)
     for start in range(0, params.items, _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
         apart = rng.normal(size=(len(cluster[part]), width)).astype(np.float32) / np.sqrt(width)
         vectors[part] = _unit(centres[cluster[part]] + params.spread * apart @ basis)
     return vectors, cluster
+
+
+def product_groups(params: WorldParams) -> IntArray:
+    """(n,) int32 the group of each product of the world, as `write_world` drew it."""
+    return _groups(params, np.random.default_rng(params.seed))[2]
 
 
 def untrained_tower(dim: int, length: int) -> bytes:
@@ -175,6 +177,15 @@ def untrained_tower(dim: int, length: int) -> bytes:
         learn_temperature=False,
     )
     return query_tower_onnx(network, length=length)
+
+
+def _groups(params: WorldParams, rng: np.random.Generator) -> tuple[FloatArray, FloatArray, IntArray]:
+    """Centres (groups, d), the directions (w, d) in which products of a group differ, and groups (n,)."""
+    n_groups = max(1, round(params.clusters_per_sqrt * np.sqrt(params.items)))
+    centres = _unit(rng.normal(size=(n_groups, params.dim)).astype(np.float32))
+    width = min(params.spread_dim, params.dim)
+    basis = rng.normal(size=(width, params.dim)).astype(np.float32) / np.sqrt(params.dim)
+    return centres, basis, rng.integers(0, n_groups, params.items).astype(np.int32)
 
 
 def _history_items(params: WorldParams, cluster: IntArray, rng: np.random.Generator) -> IntArray:

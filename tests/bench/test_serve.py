@@ -11,7 +11,7 @@ import pytest
 from recsys.bench.clients import exact_best
 from recsys.bench.serve import SHARES
 from recsys.bench.timing import Goal, Row, as_table, timed
-from recsys.bench.world import WorldParams, item_vectors
+from recsys.bench.world import WorldParams, item_vectors, product_groups
 from recsys.cli import BAD_INPUT, main
 
 
@@ -30,7 +30,10 @@ def test_bench_writes_every_row_of_the_table(tmp_path: Path) -> None:
     for share in SHARES:
         assert rows[f"products, {share:.1%} allowed: recall@100"]["measured"] >= 0.95
         assert rows[f"products, {share:.1%} allowed: p50, ms"]["measured"] > 0
+        for kind in ("whole groups", "groups and others"):
+            assert rows[f"search, {share:.1%} allowed, {kind}: recall@100"]["measured"] >= 0.95
     for begins in (
+        "products of a category, 10 % that lie together: recall@100",
         "import of serving, s",
         "import of serving, MB",
         "load of the bundle",
@@ -57,6 +60,7 @@ def test_the_catalogue_is_the_same_for_the_same_seed_and_lies_in_groups() -> Non
     assert vectors.dtype == np.float32
     np.testing.assert_array_equal(vectors, again)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
+    np.testing.assert_array_equal(product_groups(WorldParams(items=2_000, dim=16, seed=5)), cluster)
     alike = (vectors @ vectors.T)[cluster[:, None] == cluster[None, :]].mean()
     assert alike > 5 * abs((vectors @ vectors.T).mean())
 
