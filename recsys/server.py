@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
 
+from recsys.delivering import delivered
 from recsys.errors import ConfigError
 from recsys.pointer import POINTER, pointed_to
 from serving.decisions import DecisionLog
@@ -55,7 +53,7 @@ def run_server(
     """
     with ExitStack() as running:
         if bundle.startswith("models:"):
-            running.enter_context(_delivered(bundle, folder, every_s))
+            running.enter_context(delivered(bundle, folder, every_s=every_s))
             bundle = str(folder)
         path = Path(bundle)
         followed = (path / POINTER).exists()
@@ -68,20 +66,6 @@ def run_server(
         shared = None if redis is None else running.enter_context(_shared(recommender, redis))
         app = create_app(recommender, admin_token=os.environ.get(ADMIN_TOKEN), shared=shared)
         uvicorn.run(app, host=host, port=port)
-
-
-@contextmanager
-def _delivered(model: str, folder: Path, every_s: float) -> Iterator[None]:
-    """Has a process of its own keep `folder` at what the alias names: MLflow stays out of this one."""
-    command = [sys.executable, "-m", "recsys.cli", "deliver", model, "--to", str(folder)]
-    first = subprocess.run(command)
-    if first.returncode and not (folder / POINTER).exists():
-        raise ConfigError(f"{model} cannot be served: nothing was delivered, and {folder} holds no bundle")
-    with subprocess.Popen([*command, "--every", str(every_s)]) as following:
-        try:
-            yield
-        finally:
-            following.terminate()
 
 
 def _shared(recommender: Recommender, url: str) -> SharedState:
