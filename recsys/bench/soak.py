@@ -39,6 +39,8 @@ from serving.loaded import LoadedBundle
 _STREAMERS = 10
 _PROBED = 100
 _COMPLAINTS = 10
+#: A pitch asks for as many lists as the room has viewers, and is asked for by hosts, who are few.
+_PITCHED_EVERY = 50
 
 
 class SoakParams(Params):
@@ -164,16 +166,9 @@ class _Scene:
     def ask(self, seed: int) -> None:
         """Requests and events of all kinds, one after the other, until it is over."""
         rng = np.random.default_rng(seed + 1)
-        while True:
-            for kind in (
-                self._products,
-                self._filtered,
-                self._probes,
-                self._rooms,
-                self._lists,
-                self._pitched,
-                self._acts,
-            ):
+        kinds = (self._products, self._filtered, self._probes, self._rooms, self._lists, self._acts)
+        for turn in count():
+            for kind in kinds if turn % _PITCHED_EVERY else (*kinds, self._pitched):
                 self._tried(kind, rng)
             if self.over.is_set():
                 return
