@@ -10,7 +10,6 @@ from typing import Self
 import pyarrow as pa
 
 from recsys.bundle import MAX_BYTES
-from recsys.data.tombstones import forgotten
 from serving.answer import RequestError
 from serving.decisions import DecisionLog
 from serving.loaded import LoadedBundle
@@ -81,7 +80,7 @@ class Bundles(Reporting):
         with self._swapping:
             loaded = LoadedBundle.open(path, max_bytes=self._max_bytes)
             with self._writing:
-                self._forgotten |= forgotten(loaded.bundle.path.parent)
+                self._carry_forgotten(loaded.bundle.path.parent)
                 self._previous = self._current.loaded
                 self._current = self._serving(loaded)
         return loaded.version
@@ -138,7 +137,7 @@ class Bundles(Reporting):
         with self._swapping:
             loaded = LoadedBundle.open(path, max_bytes=self._max_bytes)
             with self._writing:
-                self._forgotten |= forgotten(loaded.bundle.path.parent)
+                self._carry_forgotten(loaded.bundle.path.parent)
                 queue = Shadow(max_waiting=max_waiting) if shadow else None
                 before, self._trial = self._trial, Trial(self._serving(loaded), split, queue)
         if before is not None and before.shadow is not None:

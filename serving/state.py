@@ -121,5 +121,10 @@ class FreshActions:
         with self._lock:
             self._users.pop(user, None)
 
+    def users(self) -> list[str]:
+        """Id texts of those of whom something is kept."""
+        with self._lock:
+            return list(self._users)
+
     def __len__(self) -> int:
         return len(self._users)
