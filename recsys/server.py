@@ -35,6 +35,7 @@ def run_server(
     share: float = 0.0,
     salt: str = "",
     shadow: bool = False,
+    max_rate: float | None = None,
 ) -> None:
     """Answers over HTTP until the process is told to end.
 
@@ -46,6 +47,7 @@ def run_server(
         folder: where the bundles go that an alias names.
         every_s: seconds between two looks at what is followed.
         challenger, share, salt, shadow: a trial from the start; see `Recommender.challenge`.
+        max_rate: requests a second that are answered at most; None is no limit.
 
     Raises:
         BundleRefused: the bundle is not fit to answer.
@@ -64,8 +66,11 @@ def run_server(
         if challenger is not None:
             recommender.challenge(challenger, share=share, salt=salt, shadow=shadow)
         shared = None if redis is None else running.enter_context(_shared(recommender, redis))
-        app = create_app(recommender, admin_token=os.environ.get(ADMIN_TOKEN), shared=shared)
-        uvicorn.run(app, host=host, port=port)
+        app = create_app(
+            recommender, admin_token=os.environ.get(ADMIN_TOKEN), max_rate=max_rate, shared=shared
+        )
+        # The edge logs requests itself: uvicorn would log queries, and with them who asks.
+        uvicorn.run(app, host=host, port=port, log_config=None, access_log=False)
 
 
 def _shared(recommender: Recommender, url: str) -> SharedState:

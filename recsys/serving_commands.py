@@ -82,6 +82,10 @@ def serve(
     shadow: Annotated[
         bool, typer.Option("--shadow", help="The challenger's answers are only logged, see --decisions.")
     ] = False,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="Requests a second at most, 429 beyond; no limit if not given.", min=1),
+    ] = None,
     redis: Annotated[
         str | None,
         typer.Option(help="URL of a Redis through which several processes share what is reported to them."),
@@ -91,13 +95,16 @@ def serve(
 
     What CURRENT or the alias comes to name is checked, warmed and taken into use while requests go on; a bad
     bundle is refused and the old one goes on. The tracking server is the one of MLFLOW_TRACKING_URI. Admin
-    calls need the token in the environment variable RECSYS_ADMIN_TOKEN; without it they are refused.
+    calls need the token in the environment variable RECSYS_ADMIN_TOKEN; without it they are refused. Logs are
+    JSON on standard error, without ids of users; Prometheus reads /metrics.
 
     Example: recsys serve bundle --port 8000
     Example: recsys serve models:/live-commerce-recsys@champion
     """
+    from recsys.json_log import log_as_json
     from recsys.server import run_server
 
+    log_as_json()
     run_server(
         bundle,
         host=host,
@@ -110,4 +117,5 @@ def serve(
         share=share,
         salt=salt,
         shadow=shadow,
+        max_rate=rate,
     )
