@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +20,7 @@ from serving.recommender import Recommender
 if TYPE_CHECKING:
     from serving.shared import SharedState
 
+_log = logging.getLogger(__name__)
 ADMIN_TOKEN = "RECSYS_ADMIN_TOKEN"  # noqa: S105 - the variable's name
 
 
@@ -63,12 +65,14 @@ def run_server(
         recommender = Recommender.load(pointed_to(path) if followed else path, decisions=log)
         if followed:
             running.enter_context(recommender.watch(path, interval_s=every_s))
+        _log.info("answering from %s, version %s", recommender.path, recommender.version)
+        token = os.environ.get(ADMIN_TOKEN)
+        if not token:
+            _log.warning("admin calls are refused: %s is not set", ADMIN_TOKEN)
         if challenger is not None:
             recommender.challenge(challenger, share=share, salt=salt, shadow=shadow)
         shared = None if redis is None else running.enter_context(_shared(recommender, redis))
-        app = create_app(
-            recommender, admin_token=os.environ.get(ADMIN_TOKEN), max_rate=max_rate, shared=shared
-        )
+        app = create_app(recommender, admin_token=token, max_rate=max_rate, shared=shared)
         # The edge logs requests itself: uvicorn would log queries, and with them who asks.
         uvicorn.run(app, host=host, port=port, log_config=None, access_log=False)
 

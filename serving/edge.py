@@ -50,7 +50,7 @@ def create_app(
 
     Args:
         recommender: what answers.
-        admin_token: bearer token of the calls under /v1/admin; None refuses them all.
+        admin_token: bearer token of the calls under /v1/admin; None or an empty one refuses them all.
         max_in_flight: requests beyond so many at once are turned away with 503.
         max_rate: requests beyond so many a second are turned away with 429; None is no limit.
         shared: what its reports are shared by, for the metrics; who started it stops it.
@@ -67,7 +67,7 @@ def create_app(
     def allowed_to_administer(authorization: Annotated[str, Header()] = "") -> None:
         wanted = f"Bearer {admin_token}".encode()
         given = authorization.encode()
-        if not hmac.compare_digest(given, wanted) or admin_token is None:
+        if not hmac.compare_digest(given, wanted) or not admin_token:
             raise HTTPException(403, "an admin call needs the admin token as `Authorization: Bearer …`")
 
     admin = [Depends(allowed_to_administer)]

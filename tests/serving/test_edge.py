@@ -114,8 +114,11 @@ def test_admin_calls_need_the_token(client: Client, given: dict[str, str]) -> No
     assert item_id(7) in ids(client.get("/v1/hot"))
 
 
-def test_without_a_configured_token_nobody_administers(recommender: Recommender) -> None:
-    client = Client(create_app(recommender))
+@pytest.mark.parametrize("configured", [None, ""])
+def test_without_a_configured_token_nobody_administers(
+    recommender: Recommender, configured: str | None
+) -> None:
+    client = Client(create_app(recommender, admin_token=configured))
     for token in ("None", ""):
         headers = {"Authorization": f"Bearer {token}"}
         assert client.post("/v1/admin/rollback", headers=headers).status_code == 403
