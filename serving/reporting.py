@@ -303,13 +303,17 @@ class Reporting:
         return True
 
     def _item(self, report: ItemReport) -> None:
-        facts = self._facts.report(
-            id_key(report.item_id), units=report.units, listed=report.listed, blocked=report.blocked
-        )
+        key = id_key(report.item_id)
+        facts = self._facts.report(key, units=report.units, listed=report.listed, blocked=report.blocked)
+        if not self._is_known(key):
+            self._facts.is_unknown(key, known=self._is_known)
         for current in self._in_use():
             index = current.loaded.catalogue.items.get(report.item_id)
             if index >= 0:
                 current.available.put(index, facts.available(index in current.loaded.in_stock))
+
+    def _is_known(self, item: str) -> bool:
+        return any(current.loaded.catalogue.items.get(item) >= 0 for current in self._in_use())
 
     def _started(self, room: LiveRoom) -> None:
         self._journal.started(room)
