@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from recsys.bundle import Bundle, BundleRefused, Reason, Section
 from recsys.data.ids import IdMap
+from recsys.errors import BundleError
 from recsys.rooms.explore import ExploreParams
 from recsys.rooms.scorer import RoomScorer
 from recsys.rooms.state import LiveState
@@ -100,6 +101,8 @@ def read_rooms(bundle: Bundle) -> RoomParts | None:
             _ids(seed.tables["rooms"], "room_id", seed),
         )
         parts.state()
+    except BundleError as error:
+        raise BundleRefused(Reason.CONTENT, f"{bundle.path}: {error}") from error
     except (KeyError, ValueError, IndexError) as error:
         raise BundleRefused(
             Reason.CONTENT, f"{bundle.path}: the sections for rooms cannot be read: {error!r}; train again"

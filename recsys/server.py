@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
 
+from recsys.delivering import delivered
 from recsys.errors import ConfigError
 from recsys.pointer import POINTER, pointed_to
 from serving.decisions import DecisionLog
@@ -21,6 +20,7 @@ from serving.recommender import Recommender
 if TYPE_CHECKING:
     from serving.shared import SharedState
 
+_log = logging.getLogger(__name__)
 ADMIN_TOKEN = "RECSYS_ADMIN_TOKEN"  # noqa: S105 - the variable's name
 
 
@@ -37,6 +37,7 @@ def run_server(
     share: float = 0.0,
     salt: str = "",
     shadow: bool = False,
+    max_rate: float | None = None,
 ) -> None:
     """Answers over HTTP until the process is told to end.
 
@@ -48,6 +49,7 @@ def run_server(
         folder: where the bundles go that an alias names.
         every_s: seconds between two looks at what is followed.
         challenger, share, salt, shadow: a trial from the start; see `Recommender.challenge`.
+        max_rate: requests a second that are answered at most; None is no limit.
 
     Raises:
         BundleRefused: the bundle is not fit to answer.
@@ -55,7 +57,7 @@ def run_server(
     """
     with ExitStack() as running:
         if bundle.startswith("models:"):
-            running.enter_context(_delivered(bundle, folder, every_s))
+            running.enter_context(delivered(bundle, folder, every_s=every_s))
             bundle = str(folder)
         path = Path(bundle)
         followed = (path / POINTER).exists()
@@ -63,25 +65,16 @@ def run_server(
         recommender = Recommender.load(pointed_to(path) if followed else path, decisions=log)
         if followed:
             running.enter_context(recommender.watch(path, interval_s=every_s))
+        _log.info("answering from %s, version %s", recommender.path, recommender.version)
+        token = os.environ.get(ADMIN_TOKEN)
+        if not token:
+            _log.warning("admin calls are refused: %s is not set", ADMIN_TOKEN)
         if challenger is not None:
             recommender.challenge(challenger, share=share, salt=salt, shadow=shadow)
         shared = None if redis is None else running.enter_context(_shared(recommender, redis))
-        app = create_app(recommender, admin_token=os.environ.get(ADMIN_TOKEN), shared=shared)
-        uvicorn.run(app, host=host, port=port)
-
-
-@contextmanager
-def _delivered(model: str, folder: Path, every_s: float) -> Iterator[None]:
-    """Has a process of its own keep `folder` at what the alias names: MLflow stays out of this one."""
-    command = [sys.executable, "-m", "recsys.cli", "deliver", model, "--to", str(folder)]
-    first = subprocess.run(command)
-    if first.returncode and not (folder / POINTER).exists():
-        raise ConfigError(f"{model} cannot be served: nothing was delivered, and {folder} holds no bundle")
-    with subprocess.Popen([*command, "--every", str(every_s)]) as following:
-        try:
-            yield
-        finally:
-            following.terminate()
+        app = create_app(recommender, admin_token=token, max_rate=max_rate, shared=shared)
+        # The edge logs requests itself: uvicorn would log queries, and with them who asks.
+        uvicorn.run(app, host=host, port=port, log_config=None, access_log=False)
 
 
 def _shared(recommender: Recommender, url: str) -> SharedState:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +20,12 @@ def deliver(
         float | None, typer.Option(help="Look again every so many seconds, until stopped.", min=0.1)
     ] = None,
     keep: Annotated[int, typer.Option(help="Bundles that stay in the folder.", min=1)] = 3,
+    while_stdin_open: Annotated[
+        bool,
+        typer.Option(
+            "--while-stdin-open", help="Stop when standard input closes, as it does with its process."
+        ),
+    ] = False,
     config: ConfigFile = None,
     set_: Overrides = None,
 ) -> None:
@@ -27,6 +33,7 @@ def deliver(
 
     Example: recsys deliver models:/live-commerce-recsys@champion --to bundles --every 30
     """
+    from recsys.delivering import stdin_closed
     from training.config import TrainingConfig
     from training.delivery import deliver as bring
     from training.delivery import parse_model_uri
@@ -34,6 +41,7 @@ def deliver(
 
     name, alias = parse_model_uri(model)
     tracking = TrainingConfig.load(config, set_ or []).tracking.model_copy(update={"model_name": name})
+    over = stdin_closed() if while_stdin_open else threading.Event()
     while True:
         try:
             brought = bring(Tracker(tracking), alias, to, keep=keep)
@@ -44,9 +52,8 @@ def deliver(
         else:
             if brought is not None:
                 console.print(f"{brought} is current now", highlight=False, markup=False)
-        if every is None:
+        if every is None or over.wait(every):
             return
-        time.sleep(every)
 
 
 def serve(
@@ -75,6 +82,10 @@ def serve(
     shadow: Annotated[
         bool, typer.Option("--shadow", help="The challenger's answers are only logged, see --decisions.")
     ] = False,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="Requests a second at most, 429 beyond; no limit if not given.", min=1),
+    ] = None,
     redis: Annotated[
         str | None,
         typer.Option(help="URL of a Redis through which several processes share what is reported to them."),
@@ -84,13 +95,16 @@ def serve(
 
     What CURRENT or the alias comes to name is checked, warmed and taken into use while requests go on; a bad
     bundle is refused and the old one goes on. The tracking server is the one of MLFLOW_TRACKING_URI. Admin
-    calls need the token in the environment variable RECSYS_ADMIN_TOKEN; without it they are refused.
+    calls need the token in the environment variable RECSYS_ADMIN_TOKEN; without it they are refused. Logs are
+    JSON on standard error, without ids of users; Prometheus reads /metrics.
 
     Example: recsys serve bundle --port 8000
     Example: recsys serve models:/live-commerce-recsys@champion
     """
+    from recsys.json_log import log_as_json
     from recsys.server import run_server
 
+    log_as_json()
     run_server(
         bundle,
         host=host,
@@ -103,4 +117,5 @@ def serve(
         share=share,
         salt=salt,
         shadow=shadow,
+        max_rate=rate,
     )

@@ -4,19 +4,38 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import pyarrow as pa
 
 from recsys.bundle import MAX_BYTES
-from recsys.data.tombstones import forgotten
 from serving.answer import RequestError
 from serving.decisions import DecisionLog
 from serving.loaded import LoadedBundle
 from serving.reload import Follower
-from serving.reporting import Current, Reporting
+from serving.reporting import SECOND_US, Current, Reporting
 from serving.trial import Shadow, Split, Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """How old what a process knows is, and how much of it can be had.
+
+    Attributes:
+        version: of the bundle in use.
+        as_of_s: the bundle's own moment, seconds since the epoch.
+        newest_s: the latest moment of what was reported, or the bundle's.
+        n_items: products that the bundle knows.
+        n_available: of them, those that can be had.
+    """
+
+    version: str
+    as_of_s: float
+    newest_s: float
+    n_items: int
+    n_available: int
 
 
 class Bundles(Reporting):
@@ -72,6 +91,19 @@ class Bundles(Reporting):
             return dict(self._counts)
         return {**self._counts, "shadow_failed": trial.shadow.failed}
 
+    @property
+    def freshness(self) -> Freshness:
+        """How old what is known is, and how much of it can be had."""
+        current = self._current
+        as_of_s = current.loaded.catalogue.as_of_us / SECOND_US
+        return Freshness(
+            version=current.loaded.version,
+            as_of_s=as_of_s,
+            newest_s=max(as_of_s, self._newest_us / SECOND_US),
+            n_items=current.loaded.n_items,
+            n_available=current.available.count(),
+        )
+
     def swap(self, path: Path | str) -> str:
         """Takes another bundle into use and returns its version; requests in flight finish on the old one.
 
@@ -79,11 +111,16 @@ class Bundles(Reporting):
             BundleRefused: as `load`; the old bundle goes on.
         """
         with self._swapping:
-            loaded = LoadedBundle.open(path, max_bytes=self._max_bytes)
+            try:
+                loaded = LoadedBundle.open(path, max_bytes=self._max_bytes)
+            except BaseException:
+                self._count("swap_refused")
+                raise
             with self._writing:
-                self._forgotten |= forgotten(loaded.bundle.path.parent)
+                self._carry_forgotten(loaded.bundle.path.parent)
                 self._previous = self._current.loaded
                 self._current = self._serving(loaded)
+        self._count("swapped")
         return loaded.version
 
     def rollback(self) -> str:
@@ -138,7 +175,7 @@ class Bundles(Reporting):
         with self._swapping:
             loaded = LoadedBundle.open(path, max_bytes=self._max_bytes)
             with self._writing:
-                self._forgotten |= forgotten(loaded.bundle.path.parent)
+                self._carry_forgotten(loaded.bundle.path.parent)
                 queue = Shadow(max_waiting=max_waiting) if shadow else None
                 before, self._trial = self._trial, Trial(self._serving(loaded), split, queue)
         if before is not None and before.shadow is not None:

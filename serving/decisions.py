@@ -25,7 +25,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recsys.data.ids import id_key
+from recsys.data.ids import id_key, id_keys
+from recsys.data.tombstones import tombstone
+from recsys.errors import DataError
 from recsys.types import Behaviour, ExternalId
 from serving.answer import Answer
 from serving.forks import tell_of_forks
@@ -35,6 +37,8 @@ _SUFFIX = ".parquet"
 _SHOWN = Behaviour.IMPRESSION.value
 #: Arm of answers that nobody saw, and the folder inside the log's in which they lie.
 SHADOW, SHADOWS = "shadow", "shadow"
+#: A file that was begun so long ago and has no name yet never will.
+_ABANDONED_S = 600.0
 #: As `prepare` tells whole numbers in a CSV.
 _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
@@ -84,6 +88,8 @@ class DecisionLog:
         self._max_waiting = max_waiting
         self._max_files = max_files
         self._number = 0
+        self._forgotten: frozenset[str] = frozenset()
+        self._cleaned: frozenset[str] = frozenset()  # those of whom no file that was there has anything
         self._begin()
         tell_of_forks(self)
 
@@ -97,44 +103,54 @@ class DecisionLog:
     def add(self, decision: Decision) -> None:
         """Takes a decision in; it never waits for the disk."""
         with self._adding:
-            if self._thread is None and not self._stop.is_set():
-                self._thread = threading.Thread(target=self._run, name="decision-log", daemon=True)
-                self._thread.start()
+            self._start()
             if len(self._waiting) < self._max_waiting:
                 self._waiting.append(decision)
             else:
                 self.dropped += 1
 
     def flush(self) -> None:
-        """Writes what has come together so far."""
+        """Writes what has come together so far, and removes from the files who was forgotten.
+
+        Raises:
+            DataError: as `forget`; what has come together is written.
+        """
         with self._files:
             with self._adding:
                 taken, self._waiting = self._waiting, []
-            if not taken:
-                return
+            # Somebody may have been forgotten between the answer and its decision.
+            taken = [one for one in taken if not self._is_forgotten(one.user_id)]
             for folder in (self.folder, self.folder / SHADOWS):
                 its = [one for one in taken if (one.answer.arm == SHADOW) == (folder != self.folder)]
                 if its:
                     self._keep(its, folder)
+            self._clean()
+
+    def obey(self, marks: frozenset[str]) -> None:
+        """Takes in who is forgotten, by tombstone: nothing of them is written, and files are cleaned soon."""
+        with self._adding:
+            self._forgotten |= marks
+            if self._forgotten != self._cleaned:
+                self._start()
 
     def forget(self, user_id: ExternalId) -> None:
-        """Removes a person from what is waiting and from every file."""
-        key = id_key(user_id)
+        """Removes a person from what is waiting and from every file, before it returns.
+
+        Raises:
+            DataError: a file cannot be read; all others were cleaned.
+        """
+        self.obey(frozenset([tombstone(user_id)]))
         with self._files:
             with self._adding:
-                self._waiting = [one for one in self._waiting if id_key(one.user_id) != key]
-            for path in (*_paths(self.folder), *_paths(self.folder / SHADOWS)):
-                table = pq.read_table(path)
-                theirs = pc.equal(pc.cast(table["user_id"], pa.string()), key)
-                if pc.any(theirs).as_py():
-                    _replace(path, table.filter(pc.invert(theirs)))
+                self._waiting = [one for one in self._waiting if not self._is_forgotten(one.user_id)]
+            self._clean()
 
     def close(self) -> None:
         """Writes what is left and ends the thread."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        self.flush()
+        self._flush_or_say()
 
     def before_fork(self) -> None:
         """Lets a file under way be finished; see `serving.forks`."""
@@ -162,9 +178,48 @@ class DecisionLog:
     ) -> None:
         self.close()
 
+    def _start(self) -> None:
+        """Begins to write; the caller holds `_adding`."""
+        if self._thread is None and not self._stop.is_set():
+            self._thread = threading.Thread(target=self._run, name="decision-log", daemon=True)
+            self._thread.start()
+
     def _run(self) -> None:
         while not self._stop.wait(self._every_s):
+            self._flush_or_say()
+
+    def _flush_or_say(self) -> None:
+        try:
             self.flush()
+        except (DataError, OSError) as error:
+            _log.error("%s", error)
+
+    def _is_forgotten(self, user_id: ExternalId) -> bool:
+        return bool(self._forgotten) and tombstone(user_id) in self._forgotten
+
+    def _clean(self) -> None:
+        """Removes who is newly forgotten from every file; the caller holds `_files`."""
+        marks = self._forgotten
+        if marks == self._cleaned:
+            return
+        unread: list[str] = []
+        for folder in (self.folder, self.folder / SHADOWS):
+            for path in folder.glob(f".decisions-*{_SUFFIX}.*"):  # half a file, of a process that was killed
+                if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                    path.unlink(missing_ok=True)
+            for path in _paths(folder):
+                try:
+                    _remove(path, marks - self._cleaned)
+                except FileNotFoundError:
+                    continue  # another process has removed it, for its age
+                except (pa.ArrowException, OSError) as error:
+                    unread.append(f"{path}: {error}")
+        if unread:
+            raise DataError(
+                f"decision log: who is forgotten may be in {unread[0]}; remove what cannot be read "
+                f"({len(unread)} in all)"
+            )
+        self._cleaned = marks
 
     def _keep(self, decisions: list[Decision], folder: Path) -> None:
         # Sorted by name, files are sorted by time; the process keeps those of several workers apart.
@@ -183,6 +238,15 @@ class DecisionLog:
 
 def _paths(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"decisions-*{_SUFFIX}"))
+
+
+def _remove(path: Path, marks: frozenset[str]) -> None:
+    """Rewrites a file that names one of the people, without their rows."""
+    users = id_keys(pq.read_table(path, columns=["user_id"])["user_id"])
+    theirs = [user for user in pc.unique(users).to_pylist() if tombstone(user) in marks]
+    if theirs:
+        kept = pc.invert(pc.is_in(users, value_set=pa.array(theirs, users.type)))
+        _replace(path, pq.read_table(path).filter(kept))
 
 
 def _replace(path: Path, table: pa.Table) -> None:

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import hmac
-import time
-from collections.abc import Iterable
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Body, Depends, FastAPI, Header, HTTPException, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
-from prometheus_client.registry import Collector
-from starlette.types import ASGIApp, Receive, Scope, Send
+from prometheus_client import CollectorRegistry, generate_latest
 
 from recsys.bundle import BundleRefused
 from recsys.types import Event
 from serving.answer import NotServed, RequestError
+from serving.edge_limits import Limits, Watched
+from serving.edge_metrics import RecommenderCounts, RequestMetrics, SharingStats
 from serving.edge_schema import (
     ID_LENGTH,
-    MAX_BODY_BYTES,
     MAX_IDS,
     AnswerOut,
     BlockedIn,
@@ -48,34 +43,31 @@ def create_app(
     *,
     admin_token: str | None = None,
     max_in_flight: int = 64,
+    max_rate: float | None = None,
     shared: SharedState | None = None,
 ) -> FastAPI:
     """The application.
 
     Args:
         recommender: what answers.
-        admin_token: bearer token of the calls under /v1/admin; None refuses them all.
+        admin_token: bearer token of the calls under /v1/admin; None or an empty one refuses them all.
         max_in_flight: requests beyond so many at once are turned away with 503.
+        max_rate: requests beyond so many a second are turned away with 429; None is no limit.
         shared: what its reports are shared by, for the metrics; who started it stops it.
     """
     app = FastAPI(title="Live-commerce recommendations", version=recommender.version)
     registry = CollectorRegistry()
-    latency = Histogram(
-        "recsys_request_seconds",
-        "Time in the recommender",
-        ["call"],
-        registry=registry,
-        buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0),
-    )
-    registry.register(_Counts(recommender))
+    requests = RequestMetrics(registry)
+    registry.register(RecommenderCounts(recommender))
     if shared is not None:
-        registry.register(_Sharing(shared))
-    app.add_middleware(_Limits, max_in_flight=max_in_flight)
+        registry.register(SharingStats(shared))
+    app.add_middleware(Limits, max_in_flight=max_in_flight, max_rate=max_rate)
+    app.add_middleware(Watched, metrics=requests)
 
     def allowed_to_administer(authorization: Annotated[str, Header()] = "") -> None:
         wanted = f"Bearer {admin_token}".encode()
         given = authorization.encode()
-        if not hmac.compare_digest(given, wanted) or admin_token is None:
+        if not hmac.compare_digest(given, wanted) or not admin_token:
             raise HTTPException(403, "an admin call needs the admin token as `Authorization: Bearer …`")
 
     admin = [Depends(allowed_to_administer)]
@@ -109,7 +101,7 @@ def create_app(
         personalised: bool = True,
     ) -> AnswerOut:
         """The best k products for a user, among those that can be had."""
-        with latency.labels("products").time():
+        with requests.recommending("products"):
             return spelt(
                 recommender.products(
                     user_id,
@@ -136,7 +128,7 @@ def create_app(
         category: Annotated[str | None, Query(max_length=ID_LENGTH)] = None,
     ) -> AnswerOut:
         """What a live room should pitch next for those who are in it now."""
-        with latency.labels("next_products").time():
+        with requests.recommending("next_products"):
             return spelt(
                 recommender.next_products(room_id, k=k, allow=allow, deny=deny or (), category=category)
             )
@@ -152,7 +144,7 @@ def create_app(
         explore: bool = True,
     ) -> AnswerOut:
         """The best k rooms for a user, among those that are live."""
-        with latency.labels("rooms").time():
+        with requests.recommending("rooms"):
             return spelt(
                 recommender.rooms(
                     user_id,
@@ -168,19 +160,19 @@ def create_app(
     @app.get("/v1/hot")
     def hot(k: K = 20, segments: Ids = None) -> AnswerOut:
         """The k products most likely to become hot."""
-        with latency.labels("hot").time():
+        with requests.recommending("hot"):
             return spelt(recommender.hot(k=k, segments=segments or ()))
 
     @app.get("/v1/similar")
     def similar(item_id: UserId, k: K = 20, segments: Ids = None) -> AnswerOut:
         """The k products that go with one."""
-        with latency.labels("similar").time():
+        with requests.recommending("similar"):
             return spelt(recommender.similar(item_id, k=k, segments=segments or ()))
 
     @app.post("/v1/events", status_code=202)
     def events(batch: Annotated[list[EventIn], Body(max_length=MAX_IDS)]) -> dict[str, int]:
         """Takes in what users have just done."""
-        with latency.labels("events").time():
+        with requests.recommending("events"):
             for event in batch:
                 recommender.observe(Event(**event.model_dump()))
         return {"accepted": len(batch)}
@@ -229,77 +221,18 @@ def create_app(
         return {"version": recommender.rollback()}
 
     @app.get("/healthz")
-    def healthy() -> dict[str, str]:
+    async def healthy() -> dict[str, str]:
         """The process answers."""
         return {"status": "ok"}
 
     @app.get("/readyz")
-    def ready() -> dict[str, str]:
+    async def ready() -> dict[str, str]:
         """A bundle is in use, and this is its version."""
         return {"status": "ready", "version": recommender.version}
 
     @app.get("/metrics")
-    def metrics() -> Response:
+    async def metrics() -> Response:
         """Prometheus metrics."""
         return Response(generate_latest(registry), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return app
-
-
-class _Counts(Collector):
-    """The recommender's own counts and version, read when they are asked for."""
-
-    def __init__(self, recommender: Recommender) -> None:
-        self._recommender = recommender
-        self._started_s = time.time()
-
-    def collect(self) -> Iterable[CounterMetricFamily | InfoMetricFamily]:
-        """One counter by kind, and the bundle in use."""
-        counts = CounterMetricFamily("recsys_events", "What happened, by kind", labels=["kind"])
-        for kind, count in self._recommender.counts.items():
-            counts.add_metric([kind], count, created=self._started_s)
-        yield counts
-        yield InfoMetricFamily("recsys_bundle", "The bundle in use", {"version": self._recommender.version})
-
-
-class _Sharing(Collector):
-    """How far this process is behind the others, and what the sharing lost."""
-
-    def __init__(self, shared: SharedState) -> None:
-        self._shared = shared
-
-    def collect(self) -> Iterable[GaugeMetricFamily]:
-        """One gauge a field of `SharedStats`."""
-        for name, value in asdict(self._shared.stats()).items():
-            yield GaugeMetricFamily(f"recsys_shared_{name}", "See serving.shared.SharedStats", float(value))
-
-
-class _Limits:
-    """Turns away bodies that are too long or of no declared length, and requests beyond what fits at once."""
-
-    def __init__(self, app: ASGIApp, *, max_in_flight: int) -> None:
-        self._app = app
-        self._free = max_in_flight
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = dict(scope["headers"])
-        length = headers.get(b"content-length", b"0")
-        if b"transfer-encoding" in headers or not length.isdigit():
-            await _refuse(411, "declare the body's length")(scope, receive, send)
-        elif int(length) > MAX_BODY_BYTES:
-            await _refuse(413, f"a body has at most {MAX_BODY_BYTES} bytes")(scope, receive, send)
-        elif self._free < 1:
-            await _refuse(503, "too many requests at once; come again")(scope, receive, send)
-        else:
-            self._free -= 1  # one event loop: nothing comes between the look and the step
-            try:
-                await self._app(scope, receive, send)
-            finally:
-                self._free += 1
-
-
-def _refuse(status: int, why: str) -> JSONResponse:
-    return JSONResponse({"detail": why}, status, headers={"Retry-After": "1"} if status == 503 else None)

@@ -269,6 +269,8 @@ class Recommender(Bundles):
         self._count("answered")
         if answer.fallback is not None:
             self._count("fallback")
+        if answer.shortfall is not None:
+            self._count("shortfall")
         return answer
 
     def _live_us(self, loaded: LoadedBundle, now: float | None) -> int:

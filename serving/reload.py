@@ -35,6 +35,8 @@ class Swappable(Protocol):
 class Follower:
     """Looks at the pointer every so often; a bad bundle is refused once, logged, and the old one goes on.
 
+    What the pointer names is taken once: whoever rolls back keeps the older bundle until the pointer moves.
+
     Args:
         recommender: what to keep up to date.
         directory: holds the bundles and CURRENT.
@@ -48,8 +50,8 @@ class Follower:
         self._looking = threading.Lock()  # held during a look, and across a fork
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._refused: Path | None = None
-        self.last_error: RecsysError | OSError | MemoryError | None = None
+        self._named: Path | None = None  # by the pointer, when it last moved
+        self.last_error: Exception | None = None
 
     def check(self) -> bool:
         """One look: True where another bundle was taken into use."""
@@ -60,15 +62,17 @@ class Follower:
         try:
             self._recommender.reread_forgotten()
             target = pointed_to(self._directory)
-            if target in (self._recommender.path, self._refused):
+            if target == self._named:
+                return False  # it was taken, or refused, or the platform rolled it back
+            self._named = target
+            if target == self._recommender.path:
                 return False
-            self._refused = target  # unless it turns out well; what fails once is not tried in a loop
             version = self._recommender.swap(target)
-        except (RecsysError, OSError, MemoryError) as error:
+        except Exception as error:  # noqa: BLE001 - FAISS and ONNX Runtime have errors of their own
             self.last_error = error
-            _log.warning("bundle not taken, the old one goes on: %s", error)
+            _log.warning("bundle not taken, the old one goes on: %s", error, exc_info=not _is_said(error))
             return False
-        self._refused, self.last_error = None, None
+        self.last_error = None
         _log.info("now answering from %s, version %s", target, version)
         return True
 
@@ -115,3 +119,8 @@ class Follower:
     def _run(self) -> None:
         while not self._stop.wait(self._interval_s):
             self.check()
+
+
+def _is_said(error: Exception) -> bool:
+    """Whether the message says it all; of other errors it takes the traceback."""
+    return isinstance(error, RecsysError | OSError | MemoryError)

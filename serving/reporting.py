@@ -17,7 +17,6 @@ import numpy as np
 
 from recsys.bundle import MAX_BYTES
 from recsys.data.ids import id_key
-from recsys.data.tombstones import forget as write_tombstone
 from recsys.data.tombstones import forgotten as read_forgotten
 from recsys.data.tombstones import put_on_list, tombstone
 from recsys.types import Behaviour, Event, ExternalId
@@ -158,11 +157,17 @@ class Reporting:
         self._report(ItemReport(item_id, blocked=blocked))
 
     def forget(self, user_id: ExternalId) -> None:
-        """Removes a person for good: from this process now, and from every bundle beside this one.
+        """Removes a person for good: from this process and its log, and from every bundle beside this one.
 
-        The tombstone lies beside the bundles and outlives them.
+        The tombstone lies beside the bundles and outlives them. Other processes that follow the folder, or
+        share their state, obey it when they next look.
+
+        Raises:
+            DataError: a file of the decision log cannot be read; the person is forgotten everywhere else.
+            OSError: the tombstone cannot be written: until it is, a restart brings the person back.
         """
         self._report(ForgottenUser(user_id))
+        self._clean_log(user_id)
 
     def listen(self, listener: Callable[[Report], None] | None) -> None:
         """Has every report that changes something told to one listener; None ends it.
@@ -193,12 +198,16 @@ class Reporting:
             if provided is not None and not provided():
                 return False
             self._apply(report)
-            return True
+        if isinstance(report, ForgottenUser):
+            self._clean_log(report.user_id)
+        return True
 
     def reread_forgotten(self) -> None:
         """Reads the list of forgotten people again: other processes write to it too."""
-        with self._writing:
-            self._forgotten |= read_forgotten(self.path.parent)
+        marks = read_forgotten(self.path.parent)
+        if marks - self._forgotten:
+            with self._writing:
+                self._obey(marks)
 
     @property
     def forgotten(self) -> frozenset[str]:
@@ -208,9 +217,10 @@ class Reporting:
     def remember_forgotten(self, marks: frozenset[str]) -> None:
         """Puts people who were forgotten elsewhere on the list beside the bundles, by their tombstones."""
         with self._writing:
-            for mark in sorted(marks - self._forgotten):
+            new = marks - self._forgotten
+            self._obey(marks)
+            for mark in sorted(new):
                 put_on_list(self.path.parent, mark)
-            self._forgotten |= marks
 
     @property
     def path(self) -> Path:
@@ -271,6 +281,8 @@ class Reporting:
         in_room = event.room_id is not None or event.streamer_id is not None
         if in_room:
             with self._writing:
+                if self._is_forgotten(event.user_id):  # since the look above
+                    return False
                 if not self._journal.observed(event, at_us):
                     self._count("repeated_event")
                     return False
@@ -285,16 +297,23 @@ class Reporting:
         if not self._fresh.add(id_key(event.user_id), action):
             self._count("repeated_event")
             return in_room
+        if self._is_forgotten(event.user_id):  # since the look above
+            self._fresh.forget(id_key(event.user_id))
+            return False
         return True
 
     def _item(self, report: ItemReport) -> None:
-        facts = self._facts.report(
-            id_key(report.item_id), units=report.units, listed=report.listed, blocked=report.blocked
-        )
+        key = id_key(report.item_id)
+        facts = self._facts.report(key, units=report.units, listed=report.listed, blocked=report.blocked)
+        if not self._is_known(key):
+            self._facts.is_unknown(key, known=self._is_known)
         for current in self._in_use():
             index = current.loaded.catalogue.items.get(report.item_id)
             if index >= 0:
                 current.available.put(index, facts.available(index in current.loaded.in_stock))
+
+    def _is_known(self, item: str) -> bool:
+        return any(current.loaded.catalogue.items.get(item) >= 0 for current in self._in_use())
 
     def _started(self, room: LiveRoom) -> None:
         self._journal.started(room)
@@ -305,14 +324,42 @@ class Reporting:
                 current.rooms.on_air(aired)
 
     def _forget(self, user_id: ExternalId) -> None:
-        mark = write_tombstone(self.path.parent, user_id)
+        """Nothing of a person is used or kept from here on; the caller holds `_writing`."""
+        mark = tombstone(user_id)
         self._forgotten |= {mark}
+        self._drop(user_id)
+        for folder in {current.loaded.bundle.path.parent for current in self._in_use()}:
+            put_on_list(folder, mark)
+
+    def _drop(self, user_id: ExternalId) -> None:
+        """Drops what was reported of a person."""
         self._fresh.forget(id_key(user_id))
         self._journal.forget(user_id)
         for current in self._in_use():
             current.rooms.forget(user_id)
+
+    def _clean_log(self, user_id: ExternalId) -> None:
+        """Not under `_writing`: a long log takes seconds to read, and reports go on meanwhile."""
         if self._decisions is not None:
             self._decisions.forget(user_id)
+
+    def _obey(self, marks: frozenset[str]) -> None:
+        """Takes in who was forgotten elsewhere, by tombstone; the caller holds `_writing`."""
+        new = marks - self._forgotten
+        self._forgotten |= new
+        if new:
+            for user in {*self._fresh.users(), *self._journal.users()}:
+                if tombstone(user) in new:
+                    self._drop(user)
+            if self._decisions is not None:
+                self._decisions.obey(self._forgotten)
+
+    def _carry_forgotten(self, folder: Path) -> None:
+        """Has a bundle's folder know whom this process knows, and the other way; `_writing` is held."""
+        there = read_forgotten(folder)
+        self._obey(there)
+        for mark in sorted(self._forgotten - there):
+            put_on_list(folder, mark)
 
     def _asker(self, loaded: LoadedBundle, user_id: ExternalId, personalised: bool) -> Asker:
         if not personalised:

@@ -40,7 +40,10 @@ WATCHES_AT_MOST_US = 4 * HOUR_US
 
 
 class GrowingIds:
-    """External ids to dense indices: the bundle's, then those that come up, in order of appearance."""
+    """External ids to dense indices: the bundle's, then those that come up, in order of appearance.
+
+    Those that come up stay until the next bundle, some 200 bytes each.
+    """
 
     def __init__(self, base: IdMap) -> None:
         self._base = base
@@ -56,7 +59,7 @@ class GrowingIds:
         """The index of an id, a new one where it never came up."""
         found = self.get(value)
         if found < 0:
-            found = self._new[id_key(value)] = len(self._base) + len(self._new)
+            found = self._new[id_key(value)] = len(self._base) + len(self._spelt)
             self._spelt.append(value)
         return found
 
@@ -66,6 +69,12 @@ class GrowingIds:
         if index >= len(self._base):
             self._spelt[index - len(self._base)] = value
         return index
+
+    def forget(self, value: ExternalId) -> None:
+        """Drops an id that came up; its index is not given again."""
+        index = self._new.pop(id_key(value), None)
+        if index is not None:
+            self._spelt[index - len(self._base)] = ""
 
     def one(self, index: int) -> ExternalId:
         """The id at an index, as it was spelt."""
@@ -117,6 +126,10 @@ class RoomJournal:
             self._seen.popitem(last=False)
         self.events.append((event, at_us))
         return True
+
+    def users(self) -> set[str]:
+        """Id texts of those whose events are kept."""
+        return {id_key(event.user_id) for event, _ in self.events}
 
     def forget(self, user_id: ExternalId) -> None:
         """Drops the events of a person."""
@@ -293,6 +306,7 @@ class RoomService:
             user = self._users.get(user_id)
             if user >= 0:
                 self._state.forget(user)
+                self._users.forget(user_id)
 
     def rank(
         self,

@@ -63,7 +63,9 @@ class VectorSource:
     def candidates(self, wanted: Wanted, *, k: int) -> Candidates:
         """The best allowed products; none where nothing is known of the user."""
         vector = self._vector(wanted)
-        if not 0.0 < float(vector @ vector) < np.inf:  # zero or not finite, in one product
+        with np.errstate(over="ignore", invalid="ignore"):
+            length = float(vector @ vector)
+        if not 0.0 < length < np.inf:  # zero or not finite, in one product
             return _row(np.empty(0, np.int32), np.empty(0, np.float32))
         return _row(*self.nearest(vector, k=k, allowed=wanted.allowed))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from recsys.types import Behaviour
@@ -35,13 +35,21 @@ class ItemFacts:
 
 
 class Facts:
-    """The reports on products, by id text. One entry a product that was ever reported on, some 200 bytes.
+    """The reports on products, by id text: of all that a bundle in use knew, and of the last others.
+
+    A product that no bundle knows may be of the next one. So its facts are kept, until too many others have
+    been reported on since. One entry is some 200 bytes: 20 MB of products that nobody knows, at most.
 
     Not locked: its owner applies a report to the facts and to the bitmap as one step.
+
+    Args:
+        max_unknown: products kept that no bundle in use knows.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_unknown: int = 100_000) -> None:
         self._facts: dict[str, ItemFacts] = {}
+        self._unknown: OrderedDict[str, None] = OrderedDict()
+        self._max_unknown = max_unknown
 
     def report(
         self,
@@ -61,6 +69,20 @@ class Facts:
             facts = replace(facts, blocked=blocked)
         self._facts[item] = facts
         return facts
+
+    def is_unknown(self, item: str, *, known: Callable[[str], bool]) -> None:
+        """Says that no bundle in use knows a product; the one that has been unknown longest may go.
+
+        Args:
+            item: its id text.
+            known: whether a bundle in use has come to know a product since.
+        """
+        self._unknown[item] = None
+        self._unknown.move_to_end(item)
+        while len(self._unknown) > self._max_unknown:
+            oldest, _ = self._unknown.popitem(last=False)
+            if not known(oldest):
+                del self._facts[oldest]
 
     def __iter__(self) -> Iterator[tuple[str, ItemFacts]]:
         return iter(self._facts.items())
@@ -120,6 +142,11 @@ class FreshActions:
         """Drops all that the user did."""
         with self._lock:
             self._users.pop(user, None)
+
+    def users(self) -> list[str]:
+        """Id texts of those of whom something is kept."""
+        with self._lock:
+            return list(self._users)
 
     def __len__(self) -> int:
         return len(self._users)

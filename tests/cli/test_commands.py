@@ -12,6 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.cli import BAD_INPUT, main
+from serving.edge import create_app
+from serving.recommender import Recommender
+from tests.serving.test_edge import Client
 
 QUICK = (
     "models.two_tower.params.epochs=1",
@@ -85,6 +88,33 @@ def test_a_segment_is_held_to_its_categories(work, tmp_path):
     of = shown.item_id.map(items.category)
     assert set(of[held]) == {"snacks", "shoes", "womenswear"}
     assert len(set(of[~held])) > 3
+
+
+def test_a_segment_is_held_from_the_configuration_to_the_edge(work):
+    allowed = {"snacks", "shoes", "womenswear"}
+    users = pq.read_table(work / "logs" / "users.parquet").to_pandas().set_index("user_id")
+    items = pq.read_table(work / "logs" / "items.parquet").to_pandas().set_index("item_id").category
+    recommender = Recommender.load(work / "bundle")
+    shown_category = {"a": "shoes", "b": "no such thing", "c": None}
+    for room, category in shown_category.items():
+        recommender.room_started(room, f"streamer of {room}", category=category)
+    recommender.on_air("c", items.index[items == "snacks"][0])
+    client = Client(create_app(recommender))
+
+    def asked(call: str, **params: object) -> list[str]:
+        answer = client.get(f"/v1/{call}", params={"k": 100, **params})
+        assert answer.status_code == 200
+        return [entry["id"] for entry in answer.json()["entries"]]
+
+    minor = next(user for user in users_of(work) if users.age_band.get(user) == "18-24")
+    grown = next(user for user in users_of(work) if users.age_band.get(user, "18-24") != "18-24")
+    for who in ({"user_id": minor}, {"user_id": grown, "segments": "minors"}):
+        assert set(items[asked("products", **who)]) <= allowed
+        rooms = set(asked("rooms", **who))
+        assert {"a", "c"} <= rooms
+        assert "b" not in rooms
+    assert set(items[asked("products", user_id=grown)]) > allowed
+    assert {"a", "b", "c"} <= set(asked("rooms", user_id=grown))
 
 
 def test_ids_come_back_in_the_type_of_the_users_file(work, tmp_path):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,6 +15,8 @@ from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from recsys.json_log import JsonLines
+from serving.answer import Answer
 from serving.edge import create_app
 from serving.edge_schema import MAX_BODY_BYTES, MAX_K
 from serving.recommender import Recommender
@@ -109,8 +114,11 @@ def test_admin_calls_need_the_token(client: Client, given: dict[str, str]) -> No
     assert item_id(7) in ids(client.get("/v1/hot"))
 
 
-def test_without_a_configured_token_nobody_administers(recommender: Recommender) -> None:
-    client = Client(create_app(recommender))
+@pytest.mark.parametrize("configured", [None, ""])
+def test_without_a_configured_token_nobody_administers(
+    recommender: Recommender, configured: str | None
+) -> None:
+    client = Client(create_app(recommender, admin_token=configured))
     for token in ("None", ""):
         headers = {"Authorization": f"Bearer {token}"}
         assert client.post("/v1/admin/rollback", headers=headers).status_code == 403
@@ -153,20 +161,75 @@ def test_long_and_undeclared_bodies_are_turned_away(client: Client) -> None:
     assert client.post("/v1/events", content=parts()).status_code == 411
 
 
-def test_a_storm_is_turned_away_and_passes(recommender: Recommender) -> None:
-    app = create_app(recommender, max_in_flight=2)
+def test_a_storm_of_ten_times_the_capacity_is_turned_away_and_passes(
+    recommender: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = create_app(recommender, max_in_flight=4)
+    asked, products = threading.Semaphore(0), recommender.products
+    released = threading.Event()
 
-    async def storm() -> tuple[list[int], int]:
+    def slow(*args: Any, **options: Any) -> Answer:
+        asked.release()
+        assert released.wait(60)
+        return products(*args, **options)
+
+    monkeypatch.setattr(recommender, "products", slow)
+
+    async def storm() -> tuple[list[httpx.Response], list[int], list[int]]:
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://edge") as client:
-            waves = [client.get("/v1/products", params={"user_id": KNOWN}) for _ in range(40)]
-            answered = await asyncio.gather(*waves)
-            after = await client.get("/v1/products", params={"user_id": KNOWN})
-            return [response.status_code for response in answered], after.status_code
 
-    during, after = asyncio.run(storm())
-    assert set(during) == {200, 503}
-    assert after == 200
+            async def ask() -> httpx.Response:
+                return await client.get("/v1/products", params={"user_id": KNOWN})
+
+            begun = [asyncio.create_task(ask()) for _ in range(4)]
+            for _ in begun:
+                assert await asyncio.to_thread(asked.acquire, timeout=60)
+            turned_away = [await ask() for _ in range(36)]
+            watched = [(await client.get(path)).status_code for path in ("/healthz", "/readyz", "/metrics")]
+            released.set()
+            answered = [response.status_code for response in await asyncio.gather(*begun)]
+            answered += [(await ask()).status_code for _ in range(4)]
+            return turned_away, watched, answered
+
+    turned_away, watched, answered = asyncio.run(storm())
+    assert {response.status_code for response in turned_away} == {503}
+    assert {response.headers["Retry-After"] for response in turned_away} == {"1"}
+    assert watched == [200] * 3  # it is busy, not dead
+    assert answered == [200] * 8
+
+
+def test_a_rate_is_kept_and_refills(recommender: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 100.0
+    monkeypatch.setattr("serving.edge_limits.time.monotonic", lambda: now_s)
+    client = Client(create_app(recommender, max_rate=3))
+
+    def statuses(times: int) -> list[int]:
+        return [client.get("/v1/hot").status_code for _ in range(times)]
+
+    assert statuses(5) == [200, 200, 200, 429, 429]
+    assert client.get("/healthz").status_code == 200
+    now_s += 0.7
+    assert statuses(3) == [200, 200, 429]
+    now_s += 1_000
+    assert statuses(4) == [200, 200, 200, 429]
+
+
+def test_a_request_is_a_line_of_json_without_the_user(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "recsys.access"):
+        client.get("/v1/products", params={"user_id": "somebody", "k": 3})
+        client.get("/v1/products", params={"user_id": "somebody", "k": 0})
+        client.get("/healthz")
+    lines = [json.loads(JsonLines().format(record)) for record in caplog.records]
+    lines = [line for line in lines if line["logger"] == "recsys.access"]
+    assert [(line["method"], line["path"], line["status"]) for line in lines] == [
+        ("GET", "/v1/products", 200),
+        ("GET", "/v1/products", 422),
+    ]
+    assert all(line["ms"] > 0 and line["level"] == "info" and line["time"] for line in lines)
+    assert "somebody" not in str(lines)
 
 
 def test_health_readiness_and_metrics(client: Client) -> None:
@@ -174,9 +237,15 @@ def test_health_readiness_and_metrics(client: Client) -> None:
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.get("/readyz").json() == {"status": "ready", "version": "v1"}
     metrics = client.get("/metrics").text
-    assert 'recsys_request_seconds_count{call="products"} 1.0' in metrics
+    for stage in ("waiting", "recommender", "response"):
+        assert f'recsys_request_seconds_count{{call="products",stage="{stage}"}} 1.0' in metrics
     assert 'recsys_events_total{kind="fallback"} 1.0' in metrics
     assert 'recsys_bundle_info{version="v1"} 1.0' in metrics
+    (as_of,) = re.findall(r"^recsys_bundle_as_of_timestamp_seconds (.+)$", metrics, re.MULTILINE)
+    assert float(as_of) == AS_OF.timestamp()
+    assert 'recsys_items{state="known"} 60.0' in metrics
+    assert 'recsys_items{state="available"} 59.0' in metrics
+    assert 'recsys_responses_total{status="200"} 3.0' in metrics
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -16,6 +16,7 @@ from recsys.index import IndexParams
 from recsys.types import Behaviour, Event, ExternalId
 from serving.answer import NotServed, RequestError
 from serving.recommender import Recommender
+from serving.state import Facts
 from tests.serving.conftest import (
     AS_OF,
     CLOCK_S,
@@ -390,3 +391,19 @@ def test_the_moment_of_asking_may_be_given(recommender: Recommender) -> None:
     now = recommender.products(KNOWN, now=AS_OF.timestamp())
     assert now == recommender.products(KNOWN)
     assert recommender.products(KNOWN, now=CLOCK_S + 90 * 86_400).ids
+
+
+def test_reports_on_products_that_no_bundle_knows_are_bounded(make_bundle: MakeBundle) -> None:
+    recommender = load(make_bundle("v1", n_items=50))
+    recommender._facts = Facts(max_unknown=5)
+    for item in (1, 51, 52, 53):  # 51 and above are of the next bundle only
+        recommender.stock_changed(item_id(item), 0)
+    recommender.swap(make_bundle("v2"))
+    for n in range(40):
+        recommender.item_blocked(f"never heard of {n}")
+    assert len(list(recommender._facts)) == 4 + 5
+    for _ in range(2):
+        shown = recommender.products("nobody", k=N_ITEMS).ids
+        assert len(shown) == N_ITEMS - 5  # and 59, which the catalogue calls sold out
+        assert not {item_id(item) for item in (1, 51, 52, 53)} & set(shown)
+        recommender.swap(recommender.path)

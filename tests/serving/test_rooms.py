@@ -256,6 +256,15 @@ def test_rooms_without_a_part_are_refused(make_bundle: MakeBundle, lacking: str)
     assert refused.value.reason is Reason.CONTENT
 
 
+def test_a_room_model_of_other_features_is_refused_by_the_name_of_its_bundle(make_bundle: MakeBundle) -> None:
+    sections = sections_with_rooms()
+    old = sections["rooms"]
+    meta = {**old.meta, "features": ["of", "another", "engine"]}
+    sections["rooms"] = Section(old.arrays, old.tables, old.blobs, meta, old.may_be_nan)
+    with pytest.raises(BundleRefused, match=r"bundles/v1: .* other features"):
+        load(make_bundle(sections=sections))
+
+
 class Hall(RuleBasedStateMachine):
     """Rooms start, end, switch product and are entered in any order, and bundles are swapped meanwhile."""
 
