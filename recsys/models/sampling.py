@@ -26,17 +26,23 @@ class Negatives:
 
 
 class NegativeSampler:
-    """Negatives from the batch itself, which come by popularity, and evenly from the catalogue.
+    """Negatives from the batch itself, which come by popularity, and evenly from the targets there were.
+
+    A target without any event is never drawn: if it could only be wrong, whatever is new would be pushed away
+    from every user, by its content.
 
     Args:
         target_counts: (targets,) how many training examples have each target: the in-batch distribution.
+        pool: (m,) int64, the targets that even draws are made from.
         in_batch: whether the targets of the other rows are negatives.
         n_uniform: how many even draws, with replacement, a batch gets.
         log_q: without it every negative counts once, whatever its chance.
     """
 
-    def __init__(self, target_counts: Tensor, *, in_batch: bool, n_uniform: int, log_q: bool) -> None:
-        self.n_targets = len(target_counts)
+    def __init__(
+        self, target_counts: Tensor, pool: Tensor, *, in_batch: bool, n_uniform: int, log_q: bool
+    ) -> None:
+        self.pool = pool
         self.in_batch = in_batch
         self.n_uniform = n_uniform
         self.log_q = log_q
@@ -51,9 +57,10 @@ class NegativeSampler:
             log_expected.append(self.log_frequency[batch_targets] + math.log(len(batch_targets)))
         if self.n_uniform:
             device = batch_targets.device
-            ids.append(torch.randint(self.n_targets, (self.n_uniform,), generator=generator, device=device))
+            places = torch.randint(len(self.pool), (self.n_uniform,), generator=generator, device=device)
+            ids.append(self.pool[places])
             log_expected.append(
-                torch.full((self.n_uniform,), math.log(self.n_uniform / self.n_targets), device=device)
+                torch.full((self.n_uniform,), math.log(self.n_uniform / len(self.pool)), device=device)
             )
         together = torch.cat(log_expected) + math.log(len(ids))
         return Negatives(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from recsys.errors import ModelError
-from recsys.models import losses
 from recsys.models.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -20,10 +19,10 @@ from recsys.models.checkpoint import (
     optimiser_tensors,
     save_checkpoint,
 )
-from recsys.models.sampling import NegativeSampler
+from recsys.models.tower_loss import TowerLoss
 from recsys.models.tower_validation import Validation
 from recsys.models.towers import TwoTowerNetwork
-from recsys.models.training_examples import Batch, ExampleSource, Windows
+from recsys.models.training_examples import ExampleSource, Windows
 from recsys.models.two_tower_params import TwoTowerParams
 from recsys.types import LongArray, Progress
 
@@ -76,8 +75,9 @@ class Trainer:
         network: on its device.
         source: where the batches come from.
         windows: of the source.
-        sampler: of negatives; None for the full softmax.
+        loss: of a batch; it draws from its own generator, which is seeded anew for every step.
         params: how to train.
+        of_popularity: the loss of who knows nothing but how often each target is right.
         seed: of everything drawn.
         validation: what to stop by; None trains to the end.
         identity: data, parameters and seed in words; a checkpoint of another identity is not used.
@@ -90,9 +90,10 @@ class Trainer:
         network: TwoTowerNetwork,
         source: ExampleSource,
         windows: Windows,
-        sampler: NegativeSampler | None,
+        loss: TowerLoss,
         params: TwoTowerParams,
         *,
+        of_popularity: float,
         seed: int,
         validation: Validation | None,
         identity: Mapping[str, str],
@@ -102,8 +103,9 @@ class Trainer:
         self.network = network
         self.source = source
         self.windows = windows
-        self.sampler = sampler
+        self.loss = loss
         self.params = params
+        self.of_popularity = of_popularity
         self.seed = seed
         self.validation = validation
         self.identity = dict(identity)
@@ -114,10 +116,6 @@ class Trainer:
         self._best: dict[str, Tensor] = {}
         self._pending: list[Tensor] = []
         self._optimisers = _optimisers(network, params)
-        self._generator = torch.Generator(device=source.device)
-        self._encode: Callable[..., Tensor] = network.history
-        if params.compile and source.device.type == "cuda":
-            self._encode = torch.compile(network.history, dynamic=True)
         per_epoch = min(int(windows.n_examples.sum()), params.examples_per_epoch)
         whole = params.epochs * max(1, round(per_epoch / params.batch_size))
         self._total = params.steps or min(whole, params.max_steps or whole)
@@ -145,6 +143,15 @@ class Trainer:
         if self._best:
             self.network.load_state_dict(self._best)
         self.network.eval()
+        if self.curve[-1].loss >= self.of_popularity:
+            _log.warning(
+                "the towers learnt nothing of users: after step %d the loss is %.4f, that of popularity "
+                "alone %.4f, at learning_rate=%g; where the log has something to learn, lower it",
+                self.curve[-1].step,
+                self.curve[-1].loss,
+                self.of_popularity,
+                self.params.learning_rate,
+            )
 
     def _batches(self) -> Iterator[LongArray]:
         """Batches from where the state says; the state's epoch moves on with them."""
@@ -166,7 +173,7 @@ class Trainer:
         state, params = self._state, self.params
         step_seed = int(np.random.SeedSequence([self.seed, state.step]).generate_state(1)[0])
         torch.manual_seed(step_seed)
-        self._generator.manual_seed(step_seed)
+        self.loss.generator.manual_seed(step_seed)
         rate = params.learning_rate * min(1.0, (state.step + 1) / max(params.warmup_steps, 1))
         for optimiser in self._optimisers:
             optimiser.zero_grad(set_to_none=True)
@@ -181,46 +188,6 @@ class Trainer:
             raise self._too_large(windows) from error
         state.step += 1
         self._pending.append(loss.detach())
-
-    def loss(self, batch: Batch) -> Tensor:
-        """The weighted mean loss of a batch, a scalar."""
-        network = self.network
-        with torch.autocast(
-            self.source.device.type,
-            dtype=torch.bfloat16,
-            enabled=self.params.bf16 and self.source.device.type == "cuda",
-        ):
-            targets = batch.example_targets
-            if self.sampler is None:
-                vectors = network.target_vectors(torch.arange(network.targets.n, device=targets.device))
-                history = vectors[batch.target_idx]
-                candidates = vectors
-            else:
-                negatives = self.sampler.draw(targets, self._generator)
-                # The target tower runs once for each distinct target of the step.
-                wanted = torch.cat([batch.target_idx.flatten(), negatives.ids, targets])
-                rows, place = torch.unique(wanted, return_inverse=True)
-                vectors = network.target_vectors(rows)
-                n_history = batch.target_idx.numel()
-                history = vectors[place[:n_history].view_as(batch.target_idx)]
-                candidates = vectors[place[n_history : n_history + len(negatives.ids)]]
-                positives = vectors[place[n_history + len(negatives.ids) :]]
-            moments = self._encode(
-                history, batch.behaviour, batch.gap_s, batch.mask, batch.age_s, batch.visible
-            )
-            profiles = network.users(batch.user_idx)
-            users = network.finish(moments[batch.row, batch.slot] + profiles[batch.row])
-            scores = network.scores(users, candidates)
-            if self.sampler is None:
-                each = losses.full_softmax(scores, targets)
-            else:
-                hits = losses.accidental_hits(targets, negatives.ids)
-                # A user's other events are no negatives drawn by popularity: they are that user's taste.
-                same_window = batch.row[:, None] == batch.row[None, : negatives.n_in_batch]
-                hits[:, : negatives.n_in_batch] |= same_window
-                positive = (users * positives).sum(dim=-1).float() / network.temperature
-                each = losses.sampled_softmax(positive, scores, negatives.log_expected, hits)
-            return losses.weighted_mean(each, batch.weight)
 
     def _after_step(self) -> None:
         state, params = self._state, self.params

@@ -84,6 +84,11 @@ class Timelines:
             weight=weight,
         )
 
+    @property
+    def targets(self) -> LongArray:
+        """(m,) int64 ascending, the targets that have an event."""
+        return np.unique(self.target_idx).astype(np.int64)
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -156,6 +161,20 @@ class Windows:
 
 
 @dataclass(frozen=True)
+class Examples:
+    """E events to be predicted.
+
+    Attributes:
+        user_idx, target_idx: (E,) int64.
+        weight: (E,) float32, positive.
+    """
+
+    user_idx: Tensor
+    target_idx: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True)
 class Batch:
     """B windows of up to N events, and the E examples in them.
 
@@ -168,7 +187,7 @@ class Batch:
         age_s: (B, N, N) float32: seconds from event j to the moment of event t, at [t, j].
         visible: (B, N, N) bool: whether event j was strictly before event t, at [t, j].
         row, slot: (E,) int64, where each example is.
-        weight: (E,) float32.
+        examples: what is to be predicted.
     """
 
     user_idx: Tensor
@@ -180,12 +199,7 @@ class Batch:
     visible: Tensor
     row: Tensor
     slot: Tensor
-    weight: Tensor
-
-    @property
-    def example_targets(self) -> Tensor:
-        """(E,) int64, what is to be predicted."""
-        return self.target_idx[self.row, self.slot]
+    examples: Examples
 
 
 class ExampleSource:
@@ -223,9 +237,11 @@ class ExampleSource:
         gap_s = torch.zeros(mask.shape, device=self.device)
         gap_s[:, 1:] = (time_us[:, 1:] - time_us[:, :-1]) / _SECOND_US
         age_us = time_us[:, :, None] - time_us[:, None, :]  # (B, N, N)
+        user_idx = self.user_idx[chosen]
+        target_idx = self.target_idx[position].long() * mask
         return Batch(
-            user_idx=self.user_idx[chosen],
-            target_idx=self.target_idx[position].long() * mask,
+            user_idx=user_idx,
+            target_idx=target_idx,
             behaviour=self.behaviour[position].long() * mask,
             gap_s=gap_s * mask,
             mask=mask,
@@ -233,7 +249,7 @@ class ExampleSource:
             visible=(age_us > 0) & mask[:, None, :],
             row=row,
             slot=slot,
-            weight=weight[row, slot],
+            examples=Examples(user_idx[row], target_idx[row, slot], weight[row, slot]),
         )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from scipy import sparse
+from scipy.stats import entropy
 
 from recsys.data.behaviours import DAY_US, BehaviourWeights
 from recsys.data.dataset import Dataset
@@ -24,6 +25,7 @@ from recsys.models.history_encoder import HistoryEncoder
 from recsys.models.onnx_export import query_tower_onnx
 from recsys.models.sampling import NegativeSampler
 from recsys.models.tower_features import EncodedTable, TableEncoder
+from recsys.models.tower_loss import TowerLoss
 from recsys.models.tower_training import LearningPoint, Trainer
 from recsys.models.tower_validation import (
     ROWS_AT_ONCE,
@@ -158,7 +160,7 @@ class TwoTower(VectorModel):
         validation, train = self._hold_out(dataset)
         timelines = self._timelines(train, len(dataset.users))
         windows = Windows.of(timelines, self.params.history_length, from_nothing=network.users.has_content)
-        network.targets.learn_ids_of(torch.from_numpy(np.unique(timelines.target_idx).astype(np.int64)))
+        network.targets.learn_ids_of(torch.from_numpy(timelines.targets))
         network.users.learn_ids_of(torch.from_numpy(np.unique(windows.user_idx)))
         self.learning_curve, self.best_step = (), 0
         if len(windows):
@@ -300,12 +302,14 @@ class TwoTower(VectorModel):
         progress: Progress | None,
     ) -> None:
         params = self.params
-        counts = np.bincount(timelines.target_idx[timelines.weight > 0], minlength=self.n_targets)
+        pool = torch.from_numpy(timelines.targets).to(self.device)
+        counts = np.bincount(timelines.target_idx, weights=timelines.weight > 0, minlength=self.n_targets)
         full = params.loss == "full" or (
             params.loss == "auto" and self.n_targets <= params.full_softmax_up_to
         )
         sampler = NegativeSampler(
             torch.from_numpy(counts).to(self.device),
+            pool,
             in_batch=params.in_batch_negatives,
             n_uniform=params.uniform_negatives,
             log_q=params.log_q,
@@ -314,8 +318,15 @@ class TwoTower(VectorModel):
             network,
             ExampleSource(timelines, windows, self.device),
             windows,
-            None if full else sampler,
+            TowerLoss(
+                network,
+                params,
+                pool=pool,
+                sampler=None if full else sampler,
+                generator=torch.Generator(device=self.device),
+            ),
             params,
+            of_popularity=entropy(counts) if full or params.log_q else np.inf,
             seed=self.seed,
             validation=validation,
             identity={

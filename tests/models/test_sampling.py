@@ -14,7 +14,8 @@ from recsys.models.sampling import NegativeSampler
 def _sampler(
     counts: list[int], *, in_batch: bool = True, n_uniform: int = 4, log_q: bool = True
 ) -> NegativeSampler:
-    return NegativeSampler(torch.tensor(counts), in_batch=in_batch, n_uniform=n_uniform, log_q=log_q)
+    pool = torch.arange(len(counts))
+    return NegativeSampler(torch.tensor(counts), pool, in_batch=in_batch, n_uniform=n_uniform, log_q=log_q)
 
 
 def test_each_negative_is_corrected_by_its_own_sampler() -> None:
@@ -44,6 +45,14 @@ def test_uniform_draws_are_even() -> None:
     )
     shares = torch.bincount(drawn.ids, minlength=10) / 100_000
     assert shares.tolist() == pytest.approx([0.1] * 10, abs=0.005)
+
+
+def test_targets_outside_the_pool_are_never_drawn() -> None:
+    counts = torch.tensor([3, 0, 1, 0, 0, 2])
+    sampler = NegativeSampler(counts, torch.tensor([0, 2, 5]), in_batch=False, n_uniform=300, log_q=True)
+    negatives = sampler.draw(torch.tensor([0]), torch.Generator().manual_seed(1))
+    assert sorted(set(negatives.ids.tolist())) == [0, 2, 5]
+    assert negatives.log_expected.tolist() == pytest.approx([math.log(300 / 3)] * 300, abs=1e-6)
 
 
 def test_the_corrected_partition_sum_is_that_of_all_targets() -> None:

@@ -1,0 +1,90 @@
+"""The loss of a batch: its sampled form stands for the full softmax, in value and in gradient."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from recsys.data.dataset import Dataset
+from recsys.models.sampling import NegativeSampler
+from recsys.models.tower_loss import TowerLoss
+from recsys.models.towers import TwoTowerNetwork
+from recsys.models.training_examples import Batch, ExampleSource, Timelines, Windows
+from recsys.models.two_tower import TwoTower, TwoTowerParams
+from recsys.types import Behaviour, Target
+from tests.models.conftest import BuildDataset
+
+N_ITEMS, UNTOUCHED = 14, 2
+PARAMS = TwoTowerParams(dim=8, history_length=6, dropout=0, user_id_dropout=0, temperature=0.5)
+
+
+@pytest.fixture(scope="module")
+def dataset(build_dataset: BuildDataset) -> Dataset:
+    rng = np.random.default_rng(4)
+    popular = rng.dirichlet(np.ones(N_ITEMS - UNTOUCHED))
+    rows = [
+        (u, int(rng.choice(N_ITEMS - UNTOUCHED, p=popular)), Behaviour.VIEW, float(rng.uniform(0, 29)))
+        for u in range(60)
+        for _ in range(6)
+    ]
+    return build_dataset(rows, n_items=N_ITEMS)
+
+
+@pytest.fixture(scope="module")
+def timelines(dataset: Dataset) -> Timelines:
+    weight = np.ones(len(dataset.events), dtype=np.float32)
+    return Timelines.of(dataset.events, weight, n_users=len(dataset.users), target=Target.ITEM)
+
+
+@pytest.fixture(scope="module")
+def network(dataset: Dataset) -> TwoTowerNetwork:
+    return TwoTower(PARAMS.model_copy(update={"steps": 30}), device="cpu").fit(dataset).network.train()
+
+
+def _loss(network: TwoTowerNetwork, timelines: Timelines, *, n_uniform: int | None) -> TowerLoss:
+    pool = torch.from_numpy(timelines.targets)
+    counts = torch.from_numpy(np.bincount(timelines.target_idx, minlength=N_ITEMS))
+    sampler = NegativeSampler(counts, pool, in_batch=False, n_uniform=n_uniform or 0, log_q=True)
+    return TowerLoss(
+        network,
+        PARAMS,
+        pool=pool,
+        sampler=None if n_uniform is None else sampler,
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def _batch(timelines: Timelines) -> Batch:
+    windows = Windows.of(timelines, PARAMS.history_length, from_nothing=False)
+    return ExampleSource(timelines, windows, torch.device("cpu")).batch(np.arange(40))
+
+
+def _gradient(network: TwoTowerNetwork, loss: torch.Tensor) -> torch.Tensor:
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
+    parts = torch.autograd.grad(loss, weights, allow_unused=True)
+    return torch.cat([part.flatten() for part in parts if part is not None])
+
+
+def test_many_sampled_negatives_come_to_the_full_softmax(
+    network: TwoTowerNetwork, timelines: Timelines
+) -> None:
+    batch = _batch(timelines)
+    full = _loss(network, timelines, n_uniform=None)(batch)
+    sampled = _loss(network, timelines, n_uniform=60_000)(batch)
+    assert sampled.item() == pytest.approx(full.item(), rel=0.01)
+    expected, found = _gradient(network, full), _gradient(network, sampled)
+    assert torch.nn.functional.cosine_similarity(expected, found, dim=0) > 0.999
+    assert found.norm() == pytest.approx(expected.norm().item(), rel=0.02)
+
+
+def test_targets_without_an_event_are_no_wrong_answers(
+    network: TwoTowerNetwork, timelines: Timelines
+) -> None:
+    batch = _batch(timelines)
+    assert network.targets.ids is not None
+    for n_uniform in (None, 500):
+        loss = _loss(network, timelines, n_uniform=n_uniform)(batch)
+        (gradient,) = torch.autograd.grad(loss, [network.targets.ids.weight])
+        assert gradient[: N_ITEMS - UNTOUCHED].abs().sum(dim=1).count_nonzero() == len(timelines.targets)
+        assert not gradient[N_ITEMS - UNTOUCHED :].any()
