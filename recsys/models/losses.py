@@ -28,12 +28,25 @@ def sampled_softmax(positive: Tensor, negative: Tensor, log_expected: Tensor, le
     Args:
         positive: (B,) score of the target.
         negative: (B, N) scores of the negatives.
-        log_expected: (N,) log of how often negative j's sampler was expected to draw it.
+        log_expected: (N,) or (B, N), log of how often negative j's sampler was expected to draw it.
         left_out: (B, N) bool, negatives that do not count for the row, such as accidental hits.
     """
     corrected = (negative - log_expected).masked_fill(left_out, -torch.inf)
     partition = torch.logsumexp(torch.cat([positive[:, None], corrected], dim=1), dim=1)
     return partition - positive
+
+
+def hard_softmax(positive: Tensor, hardest: Tensor, left_out: Tensor, *, below: float) -> Tensor:
+    """Loss of each row, (B,), against its hardest negatives alone; 0 where none is left.
+
+    Args:
+        positive: (B,) score of the target.
+        hardest: (B, n) scores of the negatives.
+        left_out: (B, n) bool, negatives that do not count for the row.
+        below: a negative that scores more than this share of a positive score does not count either.
+    """
+    likely_right = (hardest > below * positive[:, None]) & (positive[:, None] > 0)
+    return sampled_softmax(positive, hardest, torch.zeros_like(hardest), left_out | likely_right)
 
 
 def full_softmax(scores: Tensor, target_ids: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recsys.models.exposures import Exposures
+
 
 @dataclass(frozen=True)
 class Negatives:
@@ -68,3 +70,45 @@ class NegativeSampler:
             log_expected=together if self.log_q else torch.zeros_like(together),
             n_in_batch=len(batch_targets) if self.in_batch else 0,
         )
+
+
+class ExposureSampler:
+    """The showings before an event that the user let pass.
+
+    Args:
+        exposures: of the timelines that the examples are from.
+        n: the most of an event, the latest first; 0 where there is none at all.
+        device: where the ids are wanted.
+    """
+
+    def __init__(self, exposures: Exposures, n: int, device: torch.device) -> None:
+        self.n = min(n, len(exposures))
+        self.target_idx = torch.from_numpy(exposures.target_idx).to(device).long()
+        self.start = torch.from_numpy(exposures.start).to(device)
+        self.end = torch.from_numpy(exposures.end).to(device)
+
+    def of(self, event: Tensor) -> tuple[Tensor, Tensor]:
+        """The showings of events (E,): ids (E, n) int64, and (E, n) bool which places hold none."""
+        place = self.end[event, None] - 1 - torch.arange(self.n, device=event.device)
+        empty = place < self.start[event, None]
+        return self.target_idx[place.masked_fill(empty, 0)], empty
+
+
+class Had:
+    """Which user ever turned to which target: what is no negative for that user.
+
+    Args:
+        user_idx, target_idx: (N,) int of every event, on the device that asks.
+        n_targets: how many targets there are.
+    """
+
+    def __init__(self, user_idx: Tensor, target_idx: Tensor, n_targets: int) -> None:
+        self.n_targets = n_targets
+        self.pairs = torch.unique(user_idx.long() * n_targets + target_idx)
+
+    def __call__(self, user_idx: Tensor, target_idx: Tensor) -> Tensor:
+        """(E, n) bool, for users (E,) and targets (E, n)."""
+        wanted = user_idx[:, None] * self.n_targets + target_idx
+        place = torch.searchsorted(self.pairs, wanted).clamp(max=len(self.pairs) - 1)
+        found: Tensor = self.pairs[place] == wanted
+        return found

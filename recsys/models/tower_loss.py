@@ -1,4 +1,4 @@
-"""The loss of a batch of training examples: a softmax over targets, in full or sampled."""
+"""The loss of a batch: a softmax over targets, one over what was shown, one over what is hard."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from recsys.models import losses
-from recsys.models.sampling import NegativeSampler
+from recsys.models.sampling import ExposureSampler, Had, NegativeSampler
 from recsys.models.towers import TwoTowerNetwork
 from recsys.models.training_examples import Batch
 from recsys.models.two_tower_params import TwoTowerParams
@@ -19,9 +19,11 @@ class TowerLoss:
 
     Args:
         network: on its device.
-        params: which terms there are.
+        params: which terms there are, and how much each counts.
         pool: (m,) int64 ascending, the targets that there are to choose from: those with an event.
         sampler: of negatives; None for the full softmax over the pool.
+        exposures: what was shown before an event and let pass, all of it in the pool.
+        had: what is no hard negative for a user.
         generator: of what is drawn, on the network's device.
     """
 
@@ -32,15 +34,18 @@ class TowerLoss:
         *,
         pool: Tensor,
         sampler: NegativeSampler | None,
+        exposures: ExposureSampler,
+        had: Had,
         generator: torch.Generator,
     ) -> None:
         self.network = network
         self.params = params
         self.pool = pool
         self.sampler = sampler
+        self.exposures = exposures
+        self.had = had
         self.generator = generator
-        self.place_in_pool = torch.zeros(network.targets.n, dtype=torch.int64, device=pool.device)
-        self.place_in_pool[pool] = torch.arange(len(pool), device=pool.device)
+        self._place = torch.zeros(network.targets.n, dtype=torch.int64, device=pool.device)
         self._encode: Callable[..., Tensor] = network.history
         if params.compile and pool.device.type == "cuda":
             self._encode = torch.compile(network.history, dynamic=True)
@@ -51,39 +56,57 @@ class TowerLoss:
         with torch.autocast(
             device.type, dtype=torch.bfloat16, enabled=self.params.bf16 and device.type == "cuda"
         ):
-            each = self._full(batch) if self.sampler is None else self._sampled(batch, self.sampler)
-            return losses.weighted_mean(each, batch.examples.weight)
+            return losses.weighted_mean(self._each(batch), batch.examples.weight)
 
-    def _full(self, batch: Batch) -> Tensor:
-        """(E,) over the whole pool."""
-        vectors = self.network.target_vectors(self.pool)
-        users = self._users(batch, vectors[self.place_in_pool[batch.target_idx]])
-        scores = self.network.scores(users, vectors)
-        return losses.full_softmax(scores, self.place_in_pool[batch.examples.target_idx])
+    def _each(self, batch: Batch) -> Tensor:
+        """(E,) the loss of each example."""
+        network, params, targets = self.network, self.params, batch.examples.target_idx
+        negatives = None if self.sampler is None else self.sampler.draw(targets, self.generator)
+        ids = self.pool if negatives is None else negatives.ids
+        shown, nothing_shown = self.exposures.of(batch.event)
+        vectors = self._target_vectors(ids, batch.target_idx, targets, shown)
+        users = self._users(batch, vectors[self._place[batch.target_idx]])
+        positive = self._scored(users, vectors[self._place[targets]])
+        scores = network.scores(users, vectors[self._place[ids]])
+        left_out = losses.accidental_hits(targets, ids)
+        if negatives is None:
+            each = losses.full_softmax(scores, self._place[targets])
+        else:
+            # A user's other events are no negatives drawn by popularity: they are that user's taste.
+            others = batch.examples.user_idx[: negatives.n_in_batch]
+            left_out[:, : negatives.n_in_batch] |= batch.examples.user_idx[:, None] == others
+            each = losses.sampled_softmax(positive, scores, negatives.log_expected, left_out)
+        if self.exposures.n:
+            # What was shown was not drawn from the catalogue, so no correction fits it: it is a choice apart.
+            passed_by = self._scored(users[:, None], vectors[self._place[shown]])
+            chosen = losses.sampled_softmax(positive, passed_by, torch.zeros_like(passed_by), nothing_shown)
+            each = each + params.exposure_weight * chosen
+        if params.hard_negatives:
+            n = min(params.hard_negatives, len(ids))
+            hardest, place = scores.masked_fill(left_out, -torch.inf).topk(n, dim=1)
+            had = self.had(batch.examples.user_idx, ids[place]) | hardest.isinf()
+            hard = losses.hard_softmax(positive, hardest, had, below=params.hard_below)
+            each = each + params.hard_weight * hard
+        return each
 
-    def _sampled(self, batch: Batch, sampler: NegativeSampler) -> Tensor:
-        """(E,) over the negatives that the rows share."""
-        network, examples = self.network, batch.examples
-        negatives = sampler.draw(examples.target_idx, self.generator)
-        # The target tower runs once for each distinct target of the step.
-        parts = [batch.target_idx, negatives.ids, examples.target_idx]
-        rows, place = torch.unique(torch.cat([part.flatten() for part in parts]), return_inverse=True)
-        vectors = network.target_vectors(rows)
-        history, candidates, positives = (
-            vectors[where.view_as(part)]
-            for where, part in zip(place.split([part.numel() for part in parts]), parts, strict=True)
-        )
-        users = self._users(batch, history)
-        scores = network.scores(users, candidates)
-        left_out = losses.accidental_hits(examples.target_idx, negatives.ids)
-        # A user's other events are no negatives drawn by popularity: they are that user's taste.
-        others = examples.user_idx[: negatives.n_in_batch]
-        left_out[:, : negatives.n_in_batch] |= examples.user_idx[:, None] == others[None, :]
-        positive = (users * positives).sum(dim=-1).float() / network.temperature
-        return losses.sampled_softmax(positive, scores, negatives.log_expected, left_out)
+    def _target_vectors(self, *ids: Tensor) -> Tensor:
+        """(m, d) of the pool or, with sampled negatives, of the step's ids, each once: at `_place`."""
+        if self.sampler is None:
+            rows = self.pool
+        else:
+            wanted = torch.zeros(len(self._place), dtype=torch.bool, device=self.pool.device)
+            for some in ids:
+                wanted[some] = True
+            rows = wanted.nonzero().squeeze(1)
+        self._place[rows] = torch.arange(len(rows), device=rows.device)
+        return self.network.target_vectors(rows)
 
     def _users(self, batch: Batch, history: Tensor) -> Tensor:
         """(E, d) vectors of the users at their examples' moments, from (B, N, d) of their events' targets."""
         moments = self._encode(history, batch.behaviour, batch.gap_s, batch.mask, batch.age_s, batch.visible)
         profiles = self.network.users(batch.user_idx)
         return self.network.finish(moments[batch.row, batch.slot] + profiles[batch.row])
+
+    def _scored(self, users: Tensor, targets: Tensor) -> Tensor:
+        """Scores (...) float32 of users (..., d) with targets (..., d)."""
+        return (users * targets).sum(dim=-1).float() / self.network.temperature

@@ -85,6 +85,11 @@ class Timelines:
         )
 
     @property
+    def user_idx(self) -> LongArray:
+        """(N,) int64, whose each event is."""
+        return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
+
+    @property
     def targets(self) -> LongArray:
         """(m,) int64 ascending, the targets that have an event."""
         return np.unique(self.target_idx).astype(np.int64)
@@ -187,6 +192,7 @@ class Batch:
         age_s: (B, N, N) float32: seconds from event j to the moment of event t, at [t, j].
         visible: (B, N, N) bool: whether event j was strictly before event t, at [t, j].
         row, slot: (E,) int64, where each example is.
+        event: (E,) int64, which event of the timelines each example is.
         examples: what is to be predicted.
     """
 
@@ -199,6 +205,7 @@ class Batch:
     visible: Tensor
     row: Tensor
     slot: Tensor
+    event: Tensor
     examples: Examples
 
 
@@ -249,6 +256,7 @@ class ExampleSource:
             visible=(age_us > 0) & mask[:, None, :],
             row=row,
             slot=slot,
+            event=position[row, slot],
             examples=Examples(user_idx[row], target_idx[row, slot], weight[row, slot]),
         )
 

@@ -17,13 +17,14 @@ from scipy import sparse
 from scipy.stats import entropy
 
 from recsys.data.behaviours import DAY_US, BehaviourWeights
-from recsys.data.dataset import Dataset
+from recsys.data.dataset import Dataset, Events
 from recsys.data.histories import HistoryBatch
 from recsys.errors import ModelError
 from recsys.models.base import VectorModel
+from recsys.models.exposures import Exposures
 from recsys.models.history_encoder import HistoryEncoder
 from recsys.models.onnx_export import query_tower_onnx
-from recsys.models.sampling import NegativeSampler
+from recsys.models.sampling import ExposureSampler, Had, NegativeSampler
 from recsys.models.tower_features import EncodedTable, TableEncoder
 from recsys.models.tower_loss import TowerLoss
 from recsys.models.tower_training import LearningPoint, Trainer
@@ -164,7 +165,7 @@ class TwoTower(VectorModel):
         network.users.learn_ids_of(torch.from_numpy(np.unique(windows.user_idx)))
         self.learning_curve, self.best_step = (), 0
         if len(windows):
-            self._train(network, timelines, windows, validation, dataset, progress)
+            self._train(network, train.events, timelines, windows, validation, dataset, progress)
         else:
             _log.warning("no event has another of its user before it: the towers stay untrained")
         self._network = network.eval()
@@ -295,6 +296,7 @@ class TwoTower(VectorModel):
     def _train(
         self,
         network: TwoTowerNetwork,
+        events: Events,
         timelines: Timelines,
         windows: Windows,
         validation: Validation | None,
@@ -314,6 +316,13 @@ class TwoTower(VectorModel):
             n_uniform=params.uniform_negatives,
             log_q=params.log_q,
         )
+        exposures = Exposures.of(
+            events,
+            timelines,
+            target=self.target,
+            window_s=params.exposure_window_s,
+            trained=timelines.targets,
+        )
         trainer = Trainer(
             network,
             ExampleSource(timelines, windows, self.device),
@@ -323,6 +332,12 @@ class TwoTower(VectorModel):
                 params,
                 pool=pool,
                 sampler=None if full else sampler,
+                exposures=ExposureSampler(exposures, params.exposed_negatives, self.device),
+                had=Had(
+                    torch.from_numpy(timelines.user_idx).to(self.device),
+                    torch.from_numpy(timelines.target_idx).to(self.device),
+                    self.n_targets,
+                ),
                 generator=torch.Generator(device=self.device),
             ),
             params,

@@ -7,7 +7,13 @@ import math
 import pytest
 import torch
 
-from recsys.models.losses import accidental_hits, full_softmax, sampled_softmax, weighted_mean
+from recsys.models.losses import (
+    accidental_hits,
+    full_softmax,
+    hard_softmax,
+    sampled_softmax,
+    weighted_mean,
+)
 
 
 def test_accidental_hits_are_the_rows_own_targets() -> None:
@@ -58,3 +64,19 @@ def test_full_softmax_by_value() -> None:
 
 def test_weighted_mean_by_value() -> None:
     assert weighted_mean(torch.tensor([1.0, 4.0]), torch.tensor([1.0, 3.0])).item() == 3.25
+
+
+def test_hard_negatives_by_value() -> None:
+    # 1.95 is more than .95 of 2: likely right. 1.0 is had already. 0.5 is left.
+    loss = hard_softmax(
+        torch.tensor([2.0]),
+        torch.tensor([[1.95, 1.0, 0.5]]),
+        torch.tensor([[False, True, False]]),
+        below=0.95,
+    )
+    assert loss.item() == pytest.approx(-math.log(math.exp(2) / (math.exp(2) + math.exp(0.5))), abs=1e-6)
+
+
+def test_a_target_that_is_not_liked_yet_has_hard_negatives_above_it() -> None:
+    loss = hard_softmax(torch.tensor([-1.0]), torch.tensor([[1.0]]), torch.tensor([[False]]), below=0.95)
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(2)), abs=1e-6)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from recsys.models.losses import accidental_hits, full_softmax, sampled_softmax
-from recsys.models.sampling import NegativeSampler
+from recsys.models.sampling import Had, NegativeSampler
 
 
 def _sampler(
@@ -71,3 +71,9 @@ def test_the_corrected_partition_sum_is_that_of_all_targets() -> None:
         sums.append(torch.exp(loss + scores[0]).item())
     expected = torch.exp(full_softmax(scores[None], target) + scores[0]).item()
     assert sum(sums) / len(sums) == pytest.approx(expected, rel=0.02)
+
+
+def test_what_a_user_had_is_known_by_user() -> None:
+    had = Had(torch.tensor([0, 0, 2]), torch.tensor([3, 1, 3]), 5)
+    found = had(torch.tensor([0, 2, 1]), torch.tensor([[1, 3, 4], [1, 3, 4], [1, 3, 4]]))
+    assert found.tolist() == [[True, True, False], [False, True, False], [False, False, False]]

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from recsys.data.dataset import Dataset
-from recsys.models.sampling import NegativeSampler
+from recsys.models.exposures import Exposures
+from recsys.models.sampling import ExposureSampler, Had, NegativeSampler
 from recsys.models.tower_loss import TowerLoss
 from recsys.models.towers import TwoTowerNetwork
 from recsys.models.training_examples import Batch, ExampleSource, Timelines, Windows
@@ -46,11 +47,14 @@ def _loss(network: TwoTowerNetwork, timelines: Timelines, *, n_uniform: int | No
     pool = torch.from_numpy(timelines.targets)
     counts = torch.from_numpy(np.bincount(timelines.target_idx, minlength=N_ITEMS))
     sampler = NegativeSampler(counts, pool, in_batch=False, n_uniform=n_uniform or 0, log_q=True)
+    nothing = np.zeros(len(timelines.target_idx), dtype=np.int64)
     return TowerLoss(
         network,
         PARAMS,
         pool=pool,
         sampler=None if n_uniform is None else sampler,
+        exposures=ExposureSampler(Exposures(np.zeros(0, np.int32), nothing, nothing), 8, torch.device("cpu")),
+        had=Had(torch.from_numpy(timelines.user_idx), torch.from_numpy(timelines.target_idx), N_ITEMS),
         generator=torch.Generator().manual_seed(0),
     )
 
@@ -88,3 +92,31 @@ def test_targets_without_an_event_are_no_wrong_answers(
         (gradient,) = torch.autograd.grad(loss, [network.targets.ids.weight])
         assert gradient[: N_ITEMS - UNTOUCHED].abs().sum(dim=1).count_nonzero() == len(timelines.targets)
         assert not gradient[N_ITEMS - UNTOUCHED :].any()
+
+
+def test_hard_negatives_are_the_batchs_nearest_that_the_user_never_had(
+    network: TwoTowerNetwork, timelines: Timelines
+) -> None:
+    batch, network = _batch(timelines), network.eval()  # without dropout, so that scores can be repeated
+    loss = _loss(network, timelines, n_uniform=None)
+    plain = loss(batch)
+    loss.params = PARAMS.model_copy(update={"hard_negatives": 3, "hard_below": 1.0, "hard_weight": 0.5})
+    with torch.no_grad():
+        found = (loss(batch) - plain).item()
+        history = network.target_vectors(batch.target_idx.flatten()).view(*batch.target_idx.shape, -1)
+        users = loss._users(batch, history)
+        scores = network.scores(users, network.target_vectors(torch.arange(N_ITEMS)))
+    had: dict[int, set[int]] = {}
+    for user, target in zip(timelines.user_idx.tolist(), timelines.target_idx.tolist(), strict=True):
+        had.setdefault(user, set()).add(target)
+    pool = set(timelines.targets.tolist())
+    expected = []
+    for row, user, target in zip(
+        scores.tolist(), batch.examples.user_idx.tolist(), batch.examples.target_idx.tolist(), strict=True
+    ):
+        nearest = sorted(pool - {target}, key=lambda item: -row[item])[:3]
+        kept = [row[item] for item in nearest if item not in had[user]]
+        kept = [score for score in kept if row[target] <= 0 or score <= row[target]]
+        expected.append(np.log(1 + sum(np.exp(score - row[target]) for score in kept)))
+    assert found == pytest.approx(0.5 * float(np.mean(expected)), rel=1e-3)
+    assert found > 0

@@ -71,7 +71,14 @@ def _share_of_own_block(model: TwoTower, users: np.ndarray, k: int = 5) -> float
 
 
 @pytest.mark.parametrize(
-    "change", [{"loss": "full"}, {"loss": "sampled"}, {"layers": 1}, {"normalise": False, "temperature": 1.0}]
+    "change",
+    [
+        {"loss": "full"},
+        {"loss": "sampled"},
+        {"layers": 1},
+        {"hard_negatives": 4, "loss": "sampled"},
+        {"normalise": False, "temperature": 1.0},
+    ],
 )
 def test_a_planted_structure_is_learnt(blocks: Dataset, change: dict[str, object]) -> None:
     model = TwoTower(SMALL.model_copy(update=change), device="cpu").fit(blocks)
