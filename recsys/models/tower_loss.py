@@ -67,15 +67,18 @@ class TowerLoss:
         vectors = self._target_vectors(ids, batch.target_idx, targets, shown)
         users = self._users(batch, vectors[self._place[batch.target_idx]])
         positive = self._scored(users, vectors[self._place[targets]])
-        scores = network.scores(users, vectors[self._place[ids]])
+        candidates = vectors[self._place[ids]]
         left_out = losses.accidental_hits(targets, ids)
-        if negatives is None:
-            each = losses.full_softmax(scores, self._place[targets])
-        else:
+        log_expected = torch.zeros(len(ids), device=ids.device)
+        if negatives is not None:
+            log_expected = negatives.log_expected
             # A user's other events are no negatives drawn by popularity: they are that user's taste.
-            others = batch.examples.user_idx[: negatives.n_in_batch]
-            left_out[:, : negatives.n_in_batch] |= batch.examples.user_idx[:, None] == others
-            each = losses.sampled_softmax(positive, scores, negatives.log_expected, left_out)
+            user_idx = batch.examples.user_idx
+            left_out[:, : negatives.n_in_batch] |= losses.accidental_hits(
+                user_idx, user_idx[: negatives.n_in_batch]
+            )
+        others = losses.log_partition(users / network.temperature, candidates, log_expected, left_out)
+        each = torch.logaddexp(positive, others) - positive
         if self.exposures.n:
             # What was shown was not drawn from the catalogue, so no correction fits it: it is a choice apart.
             passed_by = self._scored(users[:, None], vectors[self._place[shown]])
@@ -83,8 +86,12 @@ class TowerLoss:
             each = each + params.exposure_weight * chosen
         if params.hard_negatives:
             n = min(params.hard_negatives, len(ids))
-            hardest, place = scores.masked_fill(left_out, -torch.inf).topk(n, dim=1)
-            had = self.had(batch.examples.user_idx, ids[place]) | hardest.isinf()
+            with torch.no_grad():
+                scores = network.scores(users, candidates).masked_fill(left_out, -torch.inf)
+            _, place = scores.topk(n, dim=1)
+            hardest = self._scored(users[:, None], candidates[place])
+            left_out = left_out.gather(1, place)
+            had = self.had(batch.examples.user_idx, ids[place]) | left_out
             hard = losses.hard_softmax(positive, hardest, had, below=params.hard_below)
             each = each + params.hard_weight * hard
         return each
@@ -103,9 +110,16 @@ class TowerLoss:
 
     def _users(self, batch: Batch, history: Tensor) -> Tensor:
         """(E, d) vectors of the users at their examples' moments, from (B, N, d) of their events' targets."""
-        moments = self._encode(history, batch.behaviour, batch.gap_s, batch.mask, batch.age_s, batch.visible)
-        profiles = self.network.users(batch.user_idx)
-        return self.network.finish(moments[batch.row, batch.slot] + profiles[batch.row])
+        wanted = self._encode(
+            history,
+            batch.behaviour,
+            batch.gap_s,
+            batch.mask,
+            batch.age_s,
+            batch.visible,
+            asked=(batch.row, batch.slot),
+        )
+        return self.network.finish(wanted + self.network.users(batch.user_idx)[batch.row])
 
     def _scored(self, users: Tensor, targets: Tensor) -> Tensor:
         """Scores (...) float32 of users (..., d) with targets (..., d)."""
