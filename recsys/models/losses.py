@@ -112,6 +112,11 @@ def full_softmax(scores: Tensor, target_ids: Tensor) -> Tensor:
     return functional.cross_entropy(scores, target_ids, reduction="none")
 
 
-def weighted_mean(losses: Tensor, weights: Tensor) -> Tensor:
-    """Mean of the losses (B,) by their weights (B,), of which at least one is positive."""
-    return (losses * weights).sum() / weights.sum()
+def weighted_mean(losses: Tensor, weights: Tensor, *, total: Tensor | None = None) -> Tensor:
+    """Mean of the losses (B,) by their weights (B,), of which at least one is positive.
+
+    Args:
+        losses, weights: (B,).
+        total: what the weights of a larger batch sum to, of which these losses are a part.
+    """
+    return (losses * weights).sum() / (weights.sum() if total is None else total)

@@ -10,7 +10,7 @@ from torch import Tensor
 from recsys.models import losses
 from recsys.models.sampling import ExposureSampler, Had, NegativeSampler
 from recsys.models.towers import TwoTowerNetwork
-from recsys.models.training_examples import Batch
+from recsys.models.training_examples import Batch, Examples
 from recsys.models.two_tower_params import TwoTowerParams
 
 
@@ -50,18 +50,26 @@ class TowerLoss:
         if params.compile and pool.device.type == "cuda":
             self._encode = torch.compile(network.history, dynamic=True)
 
-    def __call__(self, batch: Batch) -> Tensor:
-        """The weighted mean over the batch's examples, a scalar."""
+    def __call__(self, batch: Batch, whole: Examples | None = None) -> Tensor:
+        """The weighted mean over the batch's examples, a scalar.
+
+        Args:
+            batch: of this process.
+            whole: the examples of all processes: negatives are their targets, and the losses are divided by
+                their weight, so that the scalars of all sum to what one process would have.
+        """
+        whole = batch.examples if whole is None else whole
         device = batch.target_idx.device
         with torch.autocast(
             device.type, dtype=torch.bfloat16, enabled=self.params.bf16 and device.type == "cuda"
         ):
-            return losses.weighted_mean(self._each(batch), batch.examples.weight)
+            each = self._each(batch, whole)
+            return losses.weighted_mean(each, batch.examples.weight, total=whole.weight.sum())
 
-    def _each(self, batch: Batch) -> Tensor:
+    def _each(self, batch: Batch, whole: Examples) -> Tensor:
         """(E,) the loss of each example."""
         network, params, targets = self.network, self.params, batch.examples.target_idx
-        negatives = None if self.sampler is None else self.sampler.draw(targets, self.generator)
+        negatives = None if self.sampler is None else self.sampler.draw(whole.target_idx, self.generator)
         ids = self.pool if negatives is None else negatives.ids
         shown, nothing_shown = self.exposures.of(batch.event)
         vectors = self._target_vectors(ids, batch.target_idx, targets, shown)
@@ -73,9 +81,8 @@ class TowerLoss:
         if negatives is not None:
             log_expected = negatives.log_expected
             # A user's other events are no negatives drawn by popularity: they are that user's taste.
-            user_idx = batch.examples.user_idx
             left_out[:, : negatives.n_in_batch] |= losses.accidental_hits(
-                user_idx, user_idx[: negatives.n_in_batch]
+                batch.examples.user_idx, whole.user_idx[: negatives.n_in_batch]
             )
         others = losses.log_partition(users / network.temperature, candidates, log_expected, left_out)
         each = torch.logaddexp(positive, others) - positive

@@ -19,6 +19,7 @@ from recsys.models.checkpoint import (
     optimiser_tensors,
     save_checkpoint,
 )
+from recsys.models.team import Team
 from recsys.models.tower_loss import TowerLoss
 from recsys.models.tower_validation import Validation
 from recsys.models.towers import TwoTowerNetwork
@@ -79,7 +80,8 @@ class Trainer:
         params: how to train.
         of_popularity: the loss of who knows nothing but how often each target is right.
         seed: of everything drawn.
-        validation: what to stop by; None trains to the end.
+        validation: what to stop by, in the leader.
+        validates: whether there is such; if not, it trains to the end.
         identity: data, parameters and seed in words; a checkpoint of another identity is not used.
         checkpoint_dir: where checkpoints go, if anywhere.
         progress: told of every look at the losses.
@@ -96,6 +98,7 @@ class Trainer:
         of_popularity: float,
         seed: int,
         validation: Validation | None,
+        validates: bool,
         identity: Mapping[str, str],
         checkpoint_dir: Path | None,
         progress: Progress | None,
@@ -108,6 +111,8 @@ class Trainer:
         self.of_popularity = of_popularity
         self.seed = seed
         self.validation = validation
+        self.validates = validates
+        self.team = Team.current()
         self.identity = dict(identity)
         self.path = None if checkpoint_dir is None else checkpoint_dir / CHECKPOINT
         self.progress = progress
@@ -123,7 +128,7 @@ class Trainer:
     @property
     def best_step(self) -> int:
         """The step whose weights the network has after `run`."""
-        return self._state.best_step if self.validation is not None else self._state.step
+        return self._state.best_step if self.validates else self._state.step
 
     def run(self) -> None:
         """Train to the end, from the last checkpoint if there is one of this very training.
@@ -134,6 +139,7 @@ class Trainer:
             ModelError: the loss is no longer finite, or the device has too little memory.
         """
         self._resume()
+        self._begin_as_one()
         self.network.train()
         for batch in self._batches():
             self._step(batch)
@@ -143,7 +149,7 @@ class Trainer:
         if self._best:
             self.network.load_state_dict(self._best)
         self.network.eval()
-        if self.curve[-1].loss >= self.of_popularity:
+        if self.team.leads and self.curve[-1].loss >= self.of_popularity:
             _log.warning(
                 "the towers learnt nothing of users: after step %d the loss is %.4f, that of popularity "
                 "alone %.4f, at learning_rate=%g; where the log has something to learn, lower it",
@@ -172,7 +178,7 @@ class Trainer:
     def _step(self, windows: LongArray) -> None:
         state, params = self._state, self.params
         step_seed = int(np.random.SeedSequence([self.seed, state.step]).generate_state(1)[0])
-        torch.manual_seed(step_seed)
+        torch.manual_seed(step_seed + self.team.rank)  # what is dropped differs, what is drawn does not
         self.loss.generator.manual_seed(step_seed)
         rate = params.learning_rate * min(1.0, (state.step + 1) / max(params.warmup_steps, 1))
         for optimiser in self._optimisers:
@@ -180,14 +186,25 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = rate
         try:
-            loss = self.loss(self.source.batch(windows))
+            loss = self._loss_of_share(windows)
             loss.backward()  # type: ignore[no-untyped-call]
+            loss = self.team.sum_gradients(list(self.network.parameters()), loss)
             for optimiser in self._optimisers:
                 optimiser.step()
         except torch.OutOfMemoryError as error:
             raise self._too_large(windows) from error
         state.step += 1
-        self._pending.append(loss.detach())
+        self._pending.append(loss)
+
+    def _loss_of_share(self, windows: LongArray) -> Tensor:
+        """This process's part of a batch's loss; the parts of all sum to it."""
+        if self.team.size == 1:
+            return self.loss(self.source.batch(windows))
+        whole, mine = self.source.examples(windows), self.team.share(windows)
+        if len(mine):
+            return self.loss(self.source.batch(mine), whole)
+        # Every process has a gradient of every weight, even where it has no window.
+        return 0.0 * self.loss(self.source.batch(windows[:1]), whole)
 
     def _after_step(self) -> None:
         state, params = self._state, self.params
@@ -229,8 +246,9 @@ class Trainer:
         state = self._state
         point = LearningPoint(state.step, state.loss_sum / state.loss_steps)
         state.loss_sum, state.loss_steps = 0.0, 0
-        if self.validation is not None:
-            recall, ndcg = self.validation.measure(self.network)
+        if self.validates:
+            found = (0.0, 0.0) if self.validation is None else self.validation.measure(self.network)
+            recall, ndcg = self.team.as_led(found)
             self.network.train()
             point = replace(point, recall=recall, ndcg=ndcg)
             if ndcg > state.best_ndcg:
@@ -246,14 +264,16 @@ class Trainer:
     def _save(self) -> None:
         if self.path is None:
             return
-        weights = self.network.state_dict()
-        for name, tensor in weights.items():
+        for name, tensor in self.network.state_dict().items():
             if not torch.isfinite(tensor).all():
                 raise ModelError(
                     f"training diverged: {name} is not finite after step {self._state.step} at learning_rate="
                     f"{self.params.learning_rate}; lower it. The checkpoint before it is kept in {self.path}"
                 )
-        tensors = {f"network.{name}": tensor for name, tensor in weights.items()}
+        save_checkpoint(self.path, self._checkpoint())
+
+    def _checkpoint(self) -> Checkpoint:
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self._best.items()}
         for n, optimiser in enumerate(self._optimisers):
             tensors |= optimiser_tensors(optimiser, f"optimiser{n}")
@@ -262,7 +282,7 @@ class Trainer:
             "training": asdict(self._state),
             "curve": [asdict(point) for point in self.curve],
         }
-        save_checkpoint(self.path, Checkpoint(tensors, state))
+        return Checkpoint(tensors, state)
 
     def _resume(self) -> None:
         found = None if self.path is None else load_checkpoint(self.path)
@@ -274,6 +294,10 @@ class Trainer:
                 "%s is of another training (%s differ): starting anew", self.path, ", ".join(differs)
             )
             return
+        self._restore(found)
+        _log.info("%s: going on from step %d", self.path, self._state.step)
+
+    def _restore(self, found: Checkpoint) -> None:
         self.network.load_state_dict(_under(found.tensors, "network."))
         self._best = {
             name: tensor.to(self.source.device) for name, tensor in _under(found.tensors, "best.").items()
@@ -282,7 +306,20 @@ class Trainer:
             load_optimiser(optimiser, found.tensors, f"optimiser{n}")
         self._state = _State(**found.state["training"])
         self.curve = [LearningPoint(**point) for point in found.state["curve"]]
-        _log.info("%s: going on from step %d", self.path, self._state.step)
+
+    def _begin_as_one(self) -> None:
+        """Followers take the leader's weights and how far it is."""
+        if self.team.size == 1:
+            return
+        if self.team.leads:
+            checkpoint = self._checkpoint()
+            arrays = {name: tensor.cpu().numpy() for name, tensor in checkpoint.tensors.items()}
+            self.team.tell(checkpoint.state, arrays)
+        else:
+            state, arrays = self.team.hear()
+            self._restore(
+                Checkpoint({name: torch.from_numpy(array) for name, array in arrays.items()}, state)
+            )
 
     def _too_large(self, windows: LongArray) -> ModelError:
         """The error for a batch that the device has no memory for: it names one that fits, found by trial."""

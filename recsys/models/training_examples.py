@@ -232,33 +232,56 @@ class ExampleSource:
 
     def batch(self, windows: LongArray) -> Batch:
         """The batch of these windows, (B,) indices."""
+        places = self._places(windows)
+        position, mask = places.position, places.mask
+        time_us = self.timestamp_us[position]
+        gap_s = torch.zeros(mask.shape, device=self.device)
+        gap_s[:, 1:] = (time_us[:, 1:] - time_us[:, :-1]) / _SECOND_US
+        age_us = time_us[:, :, None] - time_us[:, None, :]  # (B, N, N)
+        return Batch(
+            user_idx=places.user_idx,
+            target_idx=self.target_idx[position].long() * mask,
+            behaviour=self.behaviour[position].long() * mask,
+            gap_s=gap_s * mask,
+            mask=mask,
+            age_s=(age_us / _SECOND_US).float(),
+            visible=(age_us > 0) & mask[:, None, :],
+            row=places.row,
+            slot=places.slot,
+            event=places.event,
+            examples=self._examples(places),
+        )
+
+    def examples(self, windows: LongArray) -> Examples:
+        """The examples of `batch(windows)` alone, in their order."""
+        return self._examples(self._places(windows))
+
+    def _examples(self, places: _Places) -> Examples:
+        event = places.event
+        return Examples(places.user_idx[places.row], self.target_idx[event].long(), self.weight[event])
+
+    def _places(self, windows: LongArray) -> _Places:
         chosen = torch.from_numpy(windows).to(self.device)
         start, end = self.start[chosen, None], self.end[chosen, None]
         length = int((end - start).max())
         position = start + torch.arange(length, device=self.device)  # (B, N)
         mask = position < end
         position = position.clamp(max=len(self.target_idx) - 1)
-        time_us = self.timestamp_us[position]
-        weight = self.weight[position] * mask * (position >= self.first[chosen, None])
-        row, slot = weight.nonzero(as_tuple=True)
-        gap_s = torch.zeros(mask.shape, device=self.device)
-        gap_s[:, 1:] = (time_us[:, 1:] - time_us[:, :-1]) / _SECOND_US
-        age_us = time_us[:, :, None] - time_us[:, None, :]  # (B, N, N)
-        user_idx = self.user_idx[chosen]
-        target_idx = self.target_idx[position].long() * mask
-        return Batch(
-            user_idx=user_idx,
-            target_idx=target_idx,
-            behaviour=self.behaviour[position].long() * mask,
-            gap_s=gap_s * mask,
-            mask=mask,
-            age_s=(age_us / _SECOND_US).float(),
-            visible=(age_us > 0) & mask[:, None, :],
-            row=row,
-            slot=slot,
-            event=position[row, slot],
-            examples=Examples(user_idx[row], target_idx[row, slot], weight[row, slot]),
-        )
+        predicted = (self.weight[position] > 0) & mask & (position >= self.first[chosen, None])
+        row, slot = predicted.nonzero(as_tuple=True)
+        return _Places(self.user_idx[chosen], position, mask, row, slot, position[row, slot])
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the events of B windows of up to N are in the timelines, and the E examples among them."""
+
+    user_idx: Tensor  # (B,)
+    position: Tensor  # (B, N)
+    mask: Tensor  # (B, N)
+    row: Tensor  # (E,)
+    slot: Tensor  # (E,)
+    event: Tensor  # (E,)
 
 
 def _end_of_instant(timelines: Timelines) -> LongArray:

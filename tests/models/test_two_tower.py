@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from recsys.data.behaviours import BehaviourWeights
 from recsys.data.dataset import Dataset
 from recsys.data.histories import HistoryBatch
 from recsys.errors import ModelError
@@ -188,6 +189,39 @@ def test_given_vectors_that_do_not_fit_are_refused(blocks: Dataset) -> None:
     broken[7, 1] = np.nan
     with pytest.raises(ModelError, match="row 7 is not finite"):
         TwoTower(SMALL, device="cpu", given=broken).fit(blocks)
+
+
+@pytest.mark.parametrize("purchase", [1.0, 5.0])
+def test_what_a_behaviour_counts_is_what_it_counts_in_the_loss(
+    build_dataset: BuildDataset, purchase: float
+) -> None:
+    # After item 2, half of the users look at item 0, and half buy item 1. Who minimises the weighted loss
+    # gives the two scores that differ by ln of what the behaviours count.
+    rows = [(u, 2, Behaviour.VIEW, 1.0) for u in range(100)]
+    rows += [(u, u % 2, BUY if u % 2 else Behaviour.VIEW, 2.0) for u in range(100)]
+    params = SMALL.model_copy(
+        update={
+            "loss": "full",
+            "normalise": False,
+            "temperature": 1.0,
+            "learn_temperature": False,
+            "user_id_embedding": False,
+            "dropout": 0.0,
+            "batch_size": 1_000,
+            "steps": 150,
+        }
+    )
+    weights = BehaviourWeights(weights={Behaviour.VIEW: 1.0, BUY: purchase}, half_life_days=None)
+    model = TwoTower(params, weights=weights, device="cpu").fit(build_dataset(rows))
+    asked = HistoryBatch(
+        np.array([[2]], np.int32),
+        np.array([[Behaviour.VIEW.code]], np.int8),
+        np.array([[START_US + 86_400_000_000]]),
+        np.array([[True]]),
+    )
+    vector = model.encode_histories(asked, now_us=START_US + 2 * 86_400_000_000)
+    look, buy, _ = (vector @ model.target_vectors.T)[0]
+    assert buy - look == pytest.approx(math.log(purchase), abs=0.1)
 
 
 def test_user_features_alone_serve_a_user_without_history(build_dataset: BuildDataset) -> None:
