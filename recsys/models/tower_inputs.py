@@ -10,7 +10,6 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import entropy
 
 from recsys.errors import ModelError
 from recsys.models.exposures import Exposures
@@ -158,7 +157,7 @@ class TrainingInputs:
             windows,
             loss,
             params,
-            of_popularity=float(entropy(counts)) if full or params.log_q else np.inf,
+            of_popularity=loss.of_popularity(counts),
             seed=self.seed,
             validation=validation,
             validates=validates,

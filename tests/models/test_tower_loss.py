@@ -120,3 +120,12 @@ def test_hard_negatives_are_the_batchs_nearest_that_the_user_never_had(
         expected.append(np.log(1 + sum(np.exp(score - row[target]) for score in kept)))
     assert found == pytest.approx(0.5 * float(np.mean(expected)), rel=1e-3)
     assert found > 0
+
+
+def test_the_loss_of_popularity_by_hand(network: TwoTowerNetwork, timelines: Timelines) -> None:
+    loss = _loss(network, timelines, n_uniform=None)
+    assert loss.of_popularity(np.array([3, 1, 0])) == pytest.approx(
+        -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
+    )
+    loss.params = PARAMS.model_copy(update={"hard_negatives": 3, "hard_weight": 0.5})
+    assert loss.of_popularity(np.array([1, 1])) == pytest.approx(np.log(2) + 0.5 * np.log(4))
