@@ -146,17 +146,24 @@ def train(
 ) -> None:
     """Fit, evaluate, track, register, and write the bundle.
 
+    Under torchrun the first process does so, and the others share the training steps of the two-tower:
+    torchrun --standalone --nproc-per-node 2 -m recsys.cli train dataset --out bundle
+
     Example: recsys train dataset --config configs/default.yaml --set seed=7 --out bundle
     """
     from recsys.reports import show_trained
     from training.config import TrainingConfig
     from training.pipeline import train as run
+    from training.torchrun import leading
     from training.tracking import Tracker
 
     settings = TrainingConfig.load(config, set_ or [])
-    tracker = Tracker(settings.tracking) if track else None
-    with progress() as report:
-        trained = run(dataset, settings, out, tracker=tracker, name=out.name, progress=report)
+    with leading() as leads:
+        if not leads:
+            return
+        tracker = Tracker(settings.tracking) if track else None
+        with progress() as report:
+            trained = run(dataset, settings, out, tracker=tracker, name=out.name, progress=report)
     show_trained(console, trained)
 
 

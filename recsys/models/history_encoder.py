@@ -11,6 +11,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from recsys.types import BEHAVIOURS
 
@@ -35,6 +36,31 @@ class Lookup(nn.Embedding):
         flat = rows.flatten()
         columns = [column.gather(0, flat) for column in self.weight.unbind(dim=1)]
         return torch.stack(columns, dim=-1).view(*rows.shape, self.embedding_dim)
+
+
+class Dropout(nn.Module):
+    """Dropout whose CPU form takes sixteen random bits a value.
+
+    `nn.Dropout` draws a double for each on a CPU: 1.2 ms for 40 windows of 51 events of 64 values and back,
+    0.5 ms this way.
+
+    Args:
+        share: of the values dropped in training, rounded to 1 / 65,536.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Of any shape."""
+        if not self.training or not self.share:
+            return values
+        if values.is_cuda:
+            return functional.dropout(values, self.share)
+        bits = torch.empty(-(-values.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        kept = bits.view(torch.int16)[: values.numel()] >= round(self.share * 2**16) - 2**15
+        return values * (kept.view(values.shape) * (1 / (1 - self.share)))
 
 
 class LogTime(nn.Module):
@@ -81,7 +107,7 @@ class CausalLayer(nn.Module):
         self.distance = Lookup(length, heads)
         nn.init.zeros_(self.distance.weight)
         self.feed_forward = _feed_forward(dim, dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, events: Tensor, mask: Tensor) -> Tensor:
         """(B, N, d) events and (B, N) which of them are there -> (B, N, d)."""
@@ -127,7 +153,7 @@ class HistoryEncoder(nn.Module):
         self.age_bias = LogTime(heads)
         self.behaviour_bias = Lookup(len(BEHAVIOURS), heads)
         self.feed_forward = _feed_forward(dim, dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         nn.init.normal_(self.behaviour.weight, std=0.02)
         for table in (self.rank_bias, self.behaviour_bias):
             nn.init.zeros_(table.weight)
@@ -135,7 +161,14 @@ class HistoryEncoder(nn.Module):
         nn.init.eye_(self.skip.weight)
 
     def forward(
-        self, vectors: Tensor, behaviour: Tensor, gap_s: Tensor, mask: Tensor, age_s: Tensor, visible: Tensor
+        self,
+        vectors: Tensor,
+        behaviour: Tensor,
+        gap_s: Tensor,
+        mask: Tensor,
+        age_s: Tensor,
+        visible: Tensor,
+        asked: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """What the user wants at each of T moments, (B, T, d); zero where no event is visible.
 
@@ -147,6 +180,7 @@ class HistoryEncoder(nn.Module):
             age_s: (B, T, N) seconds from the event to the moment.
             visible: (B, T, N) bool, whether the event was before the moment: for each moment a prefix of
                 the events that are there.
+            asked: rows (E,) and moments (E,) int64 of which alone it is wanted, as (E, d).
         """
         events = vectors + self.behaviour(behaviour) + self.gap(gap_s) * mask.unsqueeze(-1)
         events = self.dropout(events)
@@ -166,9 +200,12 @@ class HistoryEncoder(nn.Module):
             visible.unsqueeze(1),
             self.dropout,
         )
-        wanted = _join(read) + self.skip(asking)
+        read, any_visible = _join(read), visible.any(dim=-1, keepdim=True)
+        if asked is not None:
+            read, asking, any_visible = read[asked], asking[asked], any_visible[asked]
+        wanted = read + self.skip(asking)
         wanted = wanted + self.feed_forward(wanted)
-        known: Tensor = wanted * visible.any(dim=-1, keepdim=True)
+        known: Tensor = wanted * any_visible
         return known
 
 
@@ -200,5 +237,5 @@ def _feed_forward(dim: int, dropout: float) -> nn.Sequential:
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     return nn.Sequential(
-        nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Dropout(dropout), last, nn.Dropout(dropout)
+        nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), Dropout(dropout), last, Dropout(dropout)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from recsys.errors import ModelError
-from recsys.models import losses
 from recsys.models.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -20,10 +19,11 @@ from recsys.models.checkpoint import (
     optimiser_tensors,
     save_checkpoint,
 )
-from recsys.models.sampling import NegativeSampler
+from recsys.models.team import Team
+from recsys.models.tower_loss import TowerLoss
 from recsys.models.tower_validation import Validation
 from recsys.models.towers import TwoTowerNetwork
-from recsys.models.training_examples import Batch, ExampleSource, Windows
+from recsys.models.training_examples import ExampleSource, Windows
 from recsys.models.two_tower_params import TwoTowerParams
 from recsys.types import LongArray, Progress
 
@@ -76,10 +76,12 @@ class Trainer:
         network: on its device.
         source: where the batches come from.
         windows: of the source.
-        sampler: of negatives; None for the full softmax.
+        loss: of a batch; it draws from its own generator, which is seeded anew for every step.
         params: how to train.
+        of_popularity: the loss of who knows nothing but how often each target is right.
         seed: of everything drawn.
-        validation: what to stop by; None trains to the end.
+        validation: what to stop by, in the leader.
+        validates: whether there is such; if not, it trains to the end.
         identity: data, parameters and seed in words; a checkpoint of another identity is not used.
         checkpoint_dir: where checkpoints go, if anywhere.
         progress: told of every look at the losses.
@@ -90,11 +92,13 @@ class Trainer:
         network: TwoTowerNetwork,
         source: ExampleSource,
         windows: Windows,
-        sampler: NegativeSampler | None,
+        loss: TowerLoss,
         params: TwoTowerParams,
         *,
+        of_popularity: float,
         seed: int,
         validation: Validation | None,
+        validates: bool,
         identity: Mapping[str, str],
         checkpoint_dir: Path | None,
         progress: Progress | None,
@@ -102,10 +106,13 @@ class Trainer:
         self.network = network
         self.source = source
         self.windows = windows
-        self.sampler = sampler
+        self.loss = loss
         self.params = params
+        self.of_popularity = of_popularity
         self.seed = seed
         self.validation = validation
+        self.validates = validates
+        self.team = Team.current()
         self.identity = dict(identity)
         self.path = None if checkpoint_dir is None else checkpoint_dir / CHECKPOINT
         self.progress = progress
@@ -114,10 +121,6 @@ class Trainer:
         self._best: dict[str, Tensor] = {}
         self._pending: list[Tensor] = []
         self._optimisers = _optimisers(network, params)
-        self._generator = torch.Generator(device=source.device)
-        self._encode: Callable[..., Tensor] = network.history
-        if params.compile and source.device.type == "cuda":
-            self._encode = torch.compile(network.history, dynamic=True)
         per_epoch = min(int(windows.n_examples.sum()), params.examples_per_epoch)
         whole = params.epochs * max(1, round(per_epoch / params.batch_size))
         self._total = params.steps or min(whole, params.max_steps or whole)
@@ -125,7 +128,7 @@ class Trainer:
     @property
     def best_step(self) -> int:
         """The step whose weights the network has after `run`."""
-        return self._state.best_step if self.validation is not None else self._state.step
+        return self._state.best_step if self.validates else self._state.step
 
     def run(self) -> None:
         """Train to the end, from the last checkpoint if there is one of this very training.
@@ -136,6 +139,7 @@ class Trainer:
             ModelError: the loss is no longer finite, or the device has too little memory.
         """
         self._resume()
+        self._begin_as_one()
         self.network.train()
         for batch in self._batches():
             self._step(batch)
@@ -145,6 +149,15 @@ class Trainer:
         if self._best:
             self.network.load_state_dict(self._best)
         self.network.eval()
+        if self.team.leads and self.curve[-1].loss >= self.of_popularity:
+            _log.warning(
+                "the towers learnt nothing of users: after step %d the loss is %.4f, that of popularity "
+                "alone %.4f, at learning_rate=%g; where the log has something to learn, lower it",
+                self.curve[-1].step,
+                self.curve[-1].loss,
+                self.of_popularity,
+                self.params.learning_rate,
+            )
 
     def _batches(self) -> Iterator[LongArray]:
         """Batches from where the state says; the state's epoch moves on with them."""
@@ -165,62 +178,33 @@ class Trainer:
     def _step(self, windows: LongArray) -> None:
         state, params = self._state, self.params
         step_seed = int(np.random.SeedSequence([self.seed, state.step]).generate_state(1)[0])
-        torch.manual_seed(step_seed)
-        self._generator.manual_seed(step_seed)
+        torch.manual_seed(step_seed + self.team.rank)  # what is dropped differs, what is drawn does not
+        self.loss.generator.manual_seed(step_seed)
         rate = params.learning_rate * min(1.0, (state.step + 1) / max(params.warmup_steps, 1))
         for optimiser in self._optimisers:
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
                 group["lr"] = rate
         try:
-            loss = self.loss(self.source.batch(windows))
+            loss = self._loss_of_share(windows)
             loss.backward()  # type: ignore[no-untyped-call]
+            loss = self.team.sum_gradients(list(self.network.parameters()), loss)
             for optimiser in self._optimisers:
                 optimiser.step()
         except torch.OutOfMemoryError as error:
             raise self._too_large(windows) from error
         state.step += 1
-        self._pending.append(loss.detach())
+        self._pending.append(loss)
 
-    def loss(self, batch: Batch) -> Tensor:
-        """The weighted mean loss of a batch, a scalar."""
-        network = self.network
-        with torch.autocast(
-            self.source.device.type,
-            dtype=torch.bfloat16,
-            enabled=self.params.bf16 and self.source.device.type == "cuda",
-        ):
-            targets = batch.example_targets
-            if self.sampler is None:
-                vectors = network.target_vectors(torch.arange(network.targets.n, device=targets.device))
-                history = vectors[batch.target_idx]
-                candidates = vectors
-            else:
-                negatives = self.sampler.draw(targets, self._generator)
-                # The target tower runs once for each distinct target of the step.
-                wanted = torch.cat([batch.target_idx.flatten(), negatives.ids, targets])
-                rows, place = torch.unique(wanted, return_inverse=True)
-                vectors = network.target_vectors(rows)
-                n_history = batch.target_idx.numel()
-                history = vectors[place[:n_history].view_as(batch.target_idx)]
-                candidates = vectors[place[n_history : n_history + len(negatives.ids)]]
-                positives = vectors[place[n_history + len(negatives.ids) :]]
-            moments = self._encode(
-                history, batch.behaviour, batch.gap_s, batch.mask, batch.age_s, batch.visible
-            )
-            profiles = network.users(batch.user_idx)
-            users = network.finish(moments[batch.row, batch.slot] + profiles[batch.row])
-            scores = network.scores(users, candidates)
-            if self.sampler is None:
-                each = losses.full_softmax(scores, targets)
-            else:
-                hits = losses.accidental_hits(targets, negatives.ids)
-                # A user's other events are no negatives drawn by popularity: they are that user's taste.
-                same_window = batch.row[:, None] == batch.row[None, : negatives.n_in_batch]
-                hits[:, : negatives.n_in_batch] |= same_window
-                positive = (users * positives).sum(dim=-1).float() / network.temperature
-                each = losses.sampled_softmax(positive, scores, negatives.log_expected, hits)
-            return losses.weighted_mean(each, batch.weight)
+    def _loss_of_share(self, windows: LongArray) -> Tensor:
+        """This process's part of a batch's loss; the parts of all sum to it."""
+        if self.team.size == 1:
+            return self.loss(self.source.batch(windows))
+        whole, mine = self.source.examples(windows), self.team.share(windows)
+        if len(mine):
+            return self.loss(self.source.batch(mine), whole)
+        # Every process has a gradient of every weight, even where it has no window.
+        return 0.0 * self.loss(self.source.batch(windows[:1]), whole)
 
     def _after_step(self) -> None:
         state, params = self._state, self.params
@@ -262,8 +246,9 @@ class Trainer:
         state = self._state
         point = LearningPoint(state.step, state.loss_sum / state.loss_steps)
         state.loss_sum, state.loss_steps = 0.0, 0
-        if self.validation is not None:
-            recall, ndcg = self.validation.measure(self.network)
+        if self.validates:
+            found = (0.0, 0.0) if self.validation is None else self.validation.measure(self.network)
+            recall, ndcg = self.team.as_led(found)
             self.network.train()
             point = replace(point, recall=recall, ndcg=ndcg)
             if ndcg > state.best_ndcg:
@@ -279,14 +264,16 @@ class Trainer:
     def _save(self) -> None:
         if self.path is None:
             return
-        weights = self.network.state_dict()
-        for name, tensor in weights.items():
+        for name, tensor in self.network.state_dict().items():
             if not torch.isfinite(tensor).all():
                 raise ModelError(
                     f"training diverged: {name} is not finite after step {self._state.step} at learning_rate="
                     f"{self.params.learning_rate}; lower it. The checkpoint before it is kept in {self.path}"
                 )
-        tensors = {f"network.{name}": tensor for name, tensor in weights.items()}
+        save_checkpoint(self.path, self._checkpoint())
+
+    def _checkpoint(self) -> Checkpoint:
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self._best.items()}
         for n, optimiser in enumerate(self._optimisers):
             tensors |= optimiser_tensors(optimiser, f"optimiser{n}")
@@ -295,7 +282,7 @@ class Trainer:
             "training": asdict(self._state),
             "curve": [asdict(point) for point in self.curve],
         }
-        save_checkpoint(self.path, Checkpoint(tensors, state))
+        return Checkpoint(tensors, state)
 
     def _resume(self) -> None:
         found = None if self.path is None else load_checkpoint(self.path)
@@ -307,6 +294,10 @@ class Trainer:
                 "%s is of another training (%s differ): starting anew", self.path, ", ".join(differs)
             )
             return
+        self._restore(found)
+        _log.info("%s: going on from step %d", self.path, self._state.step)
+
+    def _restore(self, found: Checkpoint) -> None:
         self.network.load_state_dict(_under(found.tensors, "network."))
         self._best = {
             name: tensor.to(self.source.device) for name, tensor in _under(found.tensors, "best.").items()
@@ -315,7 +306,20 @@ class Trainer:
             load_optimiser(optimiser, found.tensors, f"optimiser{n}")
         self._state = _State(**found.state["training"])
         self.curve = [LearningPoint(**point) for point in found.state["curve"]]
-        _log.info("%s: going on from step %d", self.path, self._state.step)
+
+    def _begin_as_one(self) -> None:
+        """Followers take the leader's weights and how far it is."""
+        if self.team.size == 1:
+            return
+        if self.team.leads:
+            checkpoint = self._checkpoint()
+            arrays = {name: tensor.cpu().numpy() for name, tensor in checkpoint.tensors.items()}
+            self.team.tell(checkpoint.state, arrays)
+        else:
+            state, arrays = self.team.hear()
+            self._restore(
+                Checkpoint({name: torch.from_numpy(array) for name, array in arrays.items()}, state)
+            )
 
     def _too_large(self, windows: LongArray) -> ModelError:
         """The error for a batch that the device has no memory for: it names one that fits, found by trial."""

@@ -84,11 +84,19 @@ class EntityTower(nn.Module):
     def learn_ids_of(self, rows: Tensor) -> None:
         """Only these entities are trained: any other is placed by its content alone.
 
+        A category that none of them has says nothing: left as it was drawn, it would move whoever has it
+        some way at random.
+
         Args:
             rows: (m,) int64 indices.
         """
         self.id_known.zero_()
         self.id_known[rows] = 1.0
+        if self.categories is not None:
+            unseen = torch.ones(len(self.categories.weight), dtype=torch.bool)
+            unseen[(self.codes[rows] + self.offsets).flatten().cpu()] = False
+            with torch.no_grad():
+                self.categories.weight[unseen.to(self.codes.device)] = 0.0
 
     def forward(self, rows: Tensor) -> Tensor:
         """(m,) int64 entity indices -> (m, d)."""

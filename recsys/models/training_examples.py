@@ -84,6 +84,16 @@ class Timelines:
             weight=weight,
         )
 
+    @property
+    def user_idx(self) -> LongArray:
+        """(N,) int64, whose each event is."""
+        return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
+
+    @property
+    def targets(self) -> LongArray:
+        """(m,) int64 ascending, the targets that have an event."""
+        return np.unique(self.target_idx).astype(np.int64)
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -156,6 +166,20 @@ class Windows:
 
 
 @dataclass(frozen=True)
+class Examples:
+    """E events to be predicted.
+
+    Attributes:
+        user_idx, target_idx: (E,) int64.
+        weight: (E,) float32, positive.
+    """
+
+    user_idx: Tensor
+    target_idx: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True)
 class Batch:
     """B windows of up to N events, and the E examples in them.
 
@@ -168,7 +192,8 @@ class Batch:
         age_s: (B, N, N) float32: seconds from event j to the moment of event t, at [t, j].
         visible: (B, N, N) bool: whether event j was strictly before event t, at [t, j].
         row, slot: (E,) int64, where each example is.
-        weight: (E,) float32.
+        event: (E,) int64, which event of the timelines each example is.
+        examples: what is to be predicted.
     """
 
     user_idx: Tensor
@@ -180,12 +205,8 @@ class Batch:
     visible: Tensor
     row: Tensor
     slot: Tensor
-    weight: Tensor
-
-    @property
-    def example_targets(self) -> Tensor:
-        """(E,) int64, what is to be predicted."""
-        return self.target_idx[self.row, self.slot]
+    event: Tensor
+    examples: Examples
 
 
 class ExampleSource:
@@ -211,30 +232,56 @@ class ExampleSource:
 
     def batch(self, windows: LongArray) -> Batch:
         """The batch of these windows, (B,) indices."""
-        chosen = torch.from_numpy(windows).to(self.device)
-        start, end = self.start[chosen, None], self.end[chosen, None]
-        length = int((end - start).max())
-        position = start + torch.arange(length, device=self.device)  # (B, N)
-        mask = position < end
-        position = position.clamp(max=len(self.target_idx) - 1)
+        places = self._places(windows)
+        position, mask = places.position, places.mask
         time_us = self.timestamp_us[position]
-        weight = self.weight[position] * mask * (position >= self.first[chosen, None])
-        row, slot = weight.nonzero(as_tuple=True)
         gap_s = torch.zeros(mask.shape, device=self.device)
         gap_s[:, 1:] = (time_us[:, 1:] - time_us[:, :-1]) / _SECOND_US
         age_us = time_us[:, :, None] - time_us[:, None, :]  # (B, N, N)
         return Batch(
-            user_idx=self.user_idx[chosen],
+            user_idx=places.user_idx,
             target_idx=self.target_idx[position].long() * mask,
             behaviour=self.behaviour[position].long() * mask,
             gap_s=gap_s * mask,
             mask=mask,
             age_s=(age_us / _SECOND_US).float(),
             visible=(age_us > 0) & mask[:, None, :],
-            row=row,
-            slot=slot,
-            weight=weight[row, slot],
+            row=places.row,
+            slot=places.slot,
+            event=places.event,
+            examples=self._examples(places),
         )
+
+    def examples(self, windows: LongArray) -> Examples:
+        """The examples of `batch(windows)` alone, in their order."""
+        return self._examples(self._places(windows))
+
+    def _examples(self, places: _Places) -> Examples:
+        event = places.event
+        return Examples(places.user_idx[places.row], self.target_idx[event].long(), self.weight[event])
+
+    def _places(self, windows: LongArray) -> _Places:
+        chosen = torch.from_numpy(windows).to(self.device)
+        start, end = self.start[chosen, None], self.end[chosen, None]
+        length = int((end - start).max())
+        position = start + torch.arange(length, device=self.device)  # (B, N)
+        mask = position < end
+        position = position.clamp(max=len(self.target_idx) - 1)
+        predicted = (self.weight[position] > 0) & mask & (position >= self.first[chosen, None])
+        row, slot = predicted.nonzero(as_tuple=True)
+        return _Places(self.user_idx[chosen], position, mask, row, slot, position[row, slot])
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the events of B windows of up to N are in the timelines, and the E examples among them."""
+
+    user_idx: Tensor  # (B,)
+    position: Tensor  # (B, N)
+    mask: Tensor  # (B, N)
+    row: Tensor  # (E,)
+    slot: Tensor  # (E,)
+    event: Tensor  # (E,)
 
 
 def _end_of_instant(timelines: Timelines) -> LongArray:

@@ -16,15 +16,16 @@ import torch
 from scipy import sparse
 
 from recsys.data.behaviours import DAY_US, BehaviourWeights
-from recsys.data.dataset import Dataset
+from recsys.data.dataset import Dataset, Events
 from recsys.data.histories import HistoryBatch
 from recsys.errors import ModelError
 from recsys.models.base import VectorModel
-from recsys.models.history_encoder import HistoryEncoder
+from recsys.models.exposures import Exposures
 from recsys.models.onnx_export import query_tower_onnx
-from recsys.models.sampling import NegativeSampler
-from recsys.models.tower_features import EncodedTable, TableEncoder
-from recsys.models.tower_training import LearningPoint, Trainer
+from recsys.models.team import Team
+from recsys.models.tower_features import TableEncoder
+from recsys.models.tower_inputs import Side, TrainingInputs
+from recsys.models.tower_training import LearningPoint
 from recsys.models.tower_validation import (
     ROWS_AT_ONCE,
     Validation,
@@ -32,8 +33,8 @@ from recsys.models.tower_validation import (
     encode_targets,
     encode_users,
 )
-from recsys.models.towers import EntityTower, TwoTowerNetwork
-from recsys.models.training_examples import HISTORY_BEHAVIOURS, ExampleSource, Timelines, Windows
+from recsys.models.towers import TwoTowerNetwork
+from recsys.models.training_examples import HISTORY_BEHAVIOURS, Timelines
 from recsys.models.two_tower_params import TwoTowerParams
 from recsys.types import FloatArray, IntArray, LongArray, Progress, Target
 
@@ -154,15 +155,12 @@ class TwoTower(VectorModel):
         self._encode_all(dataset)
 
     def _learn(self, dataset: Dataset, progress: Progress | None) -> None:
-        network = self._build(dataset)
         validation, train = self._hold_out(dataset)
-        timelines = self._timelines(train, len(dataset.users))
-        windows = Windows.of(timelines, self.params.history_length, from_nothing=network.users.has_content)
-        network.targets.learn_ids_of(torch.from_numpy(np.unique(timelines.target_idx).astype(np.int64)))
-        network.users.learn_ids_of(torch.from_numpy(np.unique(windows.user_idx)))
+        inputs = self._inputs(dataset, train.events, train.as_of_us)
+        network = inputs.network().to(self.device)
         self.learning_curve, self.best_step = (), 0
-        if len(windows):
-            self._train(network, timelines, windows, validation, dataset, progress)
+        if len(inputs.windows()):
+            self._train(inputs, network, validation, dataset, progress)
         else:
             _log.warning("no event has another of its user before it: the towers stay untrained")
         self._network = network.eval()
@@ -172,7 +170,8 @@ class TwoTower(VectorModel):
         scores[:, ~self.target_vectors.any(axis=1)] = -np.inf  # neither trained nor with any content
         return scores
 
-    def _build(self, dataset: Dataset) -> TwoTowerNetwork:
+    def _inputs(self, dataset: Dataset, events: Events, as_of_us: int) -> TrainingInputs:
+        """All that training depends on: the Dataset's entities, and the events that are not held out."""
         params = self.params
         kind = "items" if self.target is Target.ITEM else "streamers"
         targets = dataset.entities(self.target).table
@@ -182,50 +181,32 @@ class TwoTower(VectorModel):
         user_encoder = TableEncoder.fit(
             dataset.users.table, params.user_features, kind="users", max_categories=params.max_categories
         )
-
-        def tower(n: int, encoder: TableEncoder, features: EncodedTable, **options: object) -> EntityTower:
-            sparse_ids = n * params.dim >= params.sparse_from if params.sparse_tables == "auto" else None
-            return EntityTower(
-                n,
-                params.dim,
-                features=features,
-                cardinalities=encoder.cardinalities,
-                sparse=bool(params.sparse_tables if sparse_ids is None else sparse_ids),
-                **options,  # type: ignore[arg-type]
-            )
-
-        given = None if self.given is None else self._checked_given(self.n_targets)
-        target_features = self._target_encoder.encode(targets, self.n_targets)
-        has_content = target_features.some or given is not None
-        return TwoTowerNetwork(
-            users=tower(
-                self.n_users,
-                user_encoder,
-                user_encoder.encode(dataset.users.table, self.n_users),
-                id_embedding=params.user_id_embedding,
-                id_dropout=params.user_id_dropout,
-                id_scale=0.01,
+        timelines = Timelines.of(
+            events,
+            self.weights.of(events, as_of_us),
+            n_users=self.n_users,
+            target=self.target,
+            predicted=params.target_behaviours,
+            repeats=params.repeats,
+        )
+        return TrainingInputs(
+            params=params,
+            seed=self.seed,
+            users=Side(user_encoder.encode(dataset.users.table, self.n_users), user_encoder.cardinalities),
+            targets=Side(
+                self._target_encoder.encode(targets, self.n_targets),
+                self._target_encoder.cardinalities,
+                given=None if self.given is None else self._checked_given(self.n_targets),
             ),
-            targets=tower(
-                self.n_targets,
-                self._target_encoder,
-                target_features,
-                given=given,
-                id_embedding=True,
-                id_dropout=params.target_id_dropout if has_content else 0.0,
-                id_scale=params.dim**-0.5,
+            timelines=timelines,
+            exposures=Exposures.of(
+                events,
+                timelines,
+                target=self.target,
+                window_s=params.exposure_window_s,
+                trained=timelines.targets,
             ),
-            history=HistoryEncoder(
-                dim=params.dim,
-                heads=params.heads,
-                layers=params.layers,
-                length=params.history_length,
-                dropout=params.dropout,
-            ),
-            normalise=params.normalise,
-            temperature=params.temperature,
-            learn_temperature=params.learn_temperature,
-        ).to(self.device)
+        )
 
     def _checked_given(self, n_targets: int) -> FloatArray:
         given = np.asarray(self.given, dtype=np.float32)
@@ -235,16 +216,6 @@ class TwoTower(VectorModel):
             row = int(np.argmin(np.isfinite(given).all(axis=1)))
             raise ModelError(f"given vectors: row {row} is not finite; put zeros where there is no vector")
         return given[:n_targets]
-
-    def _timelines(self, dataset: Dataset, n_users: int) -> Timelines:
-        return Timelines.of(
-            dataset.events,
-            self.weights.of(dataset.events, dataset.as_of_us),
-            n_users=n_users,
-            target=self.target,
-            predicted=self.params.target_behaviours,
-            repeats=self.params.repeats,
-        )
 
     def _hold_out(self, dataset: Dataset) -> tuple[Validation | None, Dataset]:
         """The validation and what is left to train on; everything, where nothing can or shall be held out."""
@@ -292,36 +263,24 @@ class TwoTower(VectorModel):
 
     def _train(
         self,
+        inputs: TrainingInputs,
         network: TwoTowerNetwork,
-        timelines: Timelines,
-        windows: Windows,
         validation: Validation | None,
         dataset: Dataset,
         progress: Progress | None,
     ) -> None:
-        params = self.params
-        counts = np.bincount(timelines.target_idx[timelines.weight > 0], minlength=self.n_targets)
-        full = params.loss == "full" or (
-            params.loss == "auto" and self.n_targets <= params.full_softmax_up_to
-        )
-        sampler = NegativeSampler(
-            torch.from_numpy(counts).to(self.device),
-            in_batch=params.in_batch_negatives,
-            n_uniform=params.uniform_negatives,
-            log_q=params.log_q,
-        )
-        trainer = Trainer(
+        validates = validation is not None
+        told = {"end": False, "device": self.device.type, "validates": validates, **inputs.header()}
+        Team.current().tell(told, inputs.arrays())
+        trainer = inputs.trainer(
             network,
-            ExampleSource(timelines, windows, self.device),
-            windows,
-            None if full else sampler,
-            params,
-            seed=self.seed,
+            self.device,
             validation=validation,
+            validates=validates,
             identity={
                 "data": f"{dataset.fingerprint} as of {dataset.as_of_us}",
                 "target": self.target.value,
-                "params": params.model_dump_json(),
+                "params": self.params.model_dump_json(),
                 "weights": self.weights.model_dump_json(),
                 "seed": str(self.seed),
             },

@@ -37,6 +37,16 @@ class TwoTowerParams(Params):
         in_batch_negatives: whether the other users' targets of a batch are negatives.
         uniform_negatives: how many targets drawn evenly from the catalogue every batch shares.
         log_q: whether each negative is corrected by the chance that its sampler had of drawing it.
+        exposed_negatives: how many targets that the user was shown and let pass, the latest before the event,
+            stand against the target in a softmax of their own, where the log has impressions.
+        exposure_window_s: how long before an event a showing still belongs to it, seconds.
+        exposure_weight: what that softmax counts beside the other.
+        hard_negatives: how many of the batch's negatives, those that score highest for the user, stand
+            against the target in a softmax of their own.
+        hard_below: a negative that scores more than this share of the target is taken for a target not yet
+            found, and is no hard negative; nor is one that the user ever turned to. After Moreira et al.,
+            "NV-Retriever", 2024.
+        hard_weight: what that softmax counts beside the others.
         target_behaviours: what is predicted; None is every behaviour that has a weight.
         repeats: whether a target that the user already had is predicted again.
         batch_size: about how many training examples make a step.
@@ -79,6 +89,12 @@ class TwoTowerParams(Params):
     in_batch_negatives: bool = True
     uniform_negatives: int = Field(default=1_024, ge=0)
     log_q: bool = True
+    exposed_negatives: int = Field(default=8, ge=0)
+    exposure_window_s: float = Field(default=3_600.0, gt=0)
+    exposure_weight: float = Field(default=0.3, ge=0)
+    hard_negatives: int = Field(default=0, ge=0)
+    hard_below: float = Field(default=0.95, gt=0, le=1)
+    hard_weight: float = Field(default=0.3, ge=0)
     target_behaviours: tuple[Behaviour, ...] | None = None
     repeats: bool = True
     batch_size: int = Field(default=1_024, ge=1)

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from recsys.models.losses import accidental_hits, full_softmax, sampled_softmax
-from recsys.models.sampling import NegativeSampler
+from recsys.models.sampling import Had, NegativeSampler
 
 
 def _sampler(
     counts: list[int], *, in_batch: bool = True, n_uniform: int = 4, log_q: bool = True
 ) -> NegativeSampler:
-    return NegativeSampler(torch.tensor(counts), in_batch=in_batch, n_uniform=n_uniform, log_q=log_q)
+    pool = torch.arange(len(counts))
+    return NegativeSampler(torch.tensor(counts), pool, in_batch=in_batch, n_uniform=n_uniform, log_q=log_q)
 
 
 def test_each_negative_is_corrected_by_its_own_sampler() -> None:
@@ -46,6 +47,14 @@ def test_uniform_draws_are_even() -> None:
     assert shares.tolist() == pytest.approx([0.1] * 10, abs=0.005)
 
 
+def test_targets_outside_the_pool_are_never_drawn() -> None:
+    counts = torch.tensor([3, 0, 1, 0, 0, 2])
+    sampler = NegativeSampler(counts, torch.tensor([0, 2, 5]), in_batch=False, n_uniform=300, log_q=True)
+    negatives = sampler.draw(torch.tensor([0]), torch.Generator().manual_seed(1))
+    assert sorted(set(negatives.ids.tolist())) == [0, 2, 5]
+    assert negatives.log_expected.tolist() == pytest.approx([math.log(300 / 3)] * 300, abs=1e-6)
+
+
 def test_the_corrected_partition_sum_is_that_of_all_targets() -> None:
     # exp(p) is counted once; the estimate of the others' sum must come out even over many batches.
     generator = torch.Generator().manual_seed(5)
@@ -62,3 +71,9 @@ def test_the_corrected_partition_sum_is_that_of_all_targets() -> None:
         sums.append(torch.exp(loss + scores[0]).item())
     expected = torch.exp(full_softmax(scores[None], target) + scores[0]).item()
     assert sum(sums) / len(sums) == pytest.approx(expected, rel=0.02)
+
+
+def test_what_a_user_had_is_known_by_user() -> None:
+    had = Had(torch.tensor([0, 0, 2]), torch.tensor([3, 1, 3]), 5)
+    found = had(torch.tensor([0, 2, 1]), torch.tensor([[1, 3, 4], [1, 3, 4], [1, 3, 4]]))
+    assert found.tolist() == [[True, True, False], [False, True, False], [False, False, False]]

@@ -33,7 +33,7 @@ def _examples(timelines: Timelines, windows: Windows) -> dict[int, list[int]]:
     found: dict[int, list[int]] = {}
     for chosen in windows.batches(batch_size=4, at_most=10**6, rng=np.random.default_rng(0)):
         batch = source.batch(chosen)
-        for row, slot, target in zip(batch.row, batch.slot, batch.example_targets.tolist(), strict=True):
+        for row, slot, target in zip(batch.row, batch.slot, batch.examples.target_idx.tolist(), strict=True):
             assert target not in found
             found[target] = batch.target_idx[row, batch.visible[row, slot]].tolist()
     return found

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
+from recsys.data.behaviours import BehaviourWeights
 from recsys.data.dataset import Dataset
 from recsys.data.histories import HistoryBatch
 from recsys.errors import ModelError
+from recsys.models.checkpoint import load_checkpoint
+from recsys.models.tower_loss import TowerLoss
 from recsys.models.tower_training import CHECKPOINT, Trainer
-from recsys.models.training_examples import HISTORY_BEHAVIOURS
+from recsys.models.training_examples import HISTORY_BEHAVIOURS, Batch
 from recsys.models.two_tower import TwoTower, TwoTowerParams
 from recsys.types import Behaviour, Target
 from tests.models.conftest import START_US, BuildDataset, Row
@@ -67,7 +72,14 @@ def _share_of_own_block(model: TwoTower, users: np.ndarray, k: int = 5) -> float
 
 
 @pytest.mark.parametrize(
-    "change", [{"loss": "full"}, {"loss": "sampled"}, {"layers": 1}, {"normalise": False, "temperature": 1.0}]
+    "change",
+    [
+        {"loss": "full"},
+        {"loss": "sampled"},
+        {"layers": 1},
+        {"hard_negatives": 4, "loss": "sampled"},
+        {"normalise": False, "temperature": 1.0},
+    ],
 )
 def test_a_planted_structure_is_learnt(blocks: Dataset, change: dict[str, object]) -> None:
     model = TwoTower(SMALL.model_copy(update=change), device="cpu").fit(blocks)
@@ -139,6 +151,26 @@ def test_a_new_item_is_placed_by_its_content(build_dataset: BuildDataset) -> Non
     np.testing.assert_allclose(again, model.target_vectors[new], atol=1e-6)
 
 
+def test_categories_never_seen_say_nothing(build_dataset: BuildDataset) -> None:
+    n_items = N_BLOCKS * BLOCK + N_BLOCKS
+    category = [f"block {i % N_BLOCKS}" for i in range(n_items)]
+    brand = [f"brand {i // N_BLOCKS % 2}" for i in range(N_BLOCKS * BLOCK)] + [
+        "brand of new items"
+    ] * N_BLOCKS
+    dataset = build_dataset(
+        _rows(1), n_users=N_USERS, n_items=n_items, items={"category": category, "brand": brand}
+    )
+    model = TwoTower(SMALL.model_copy(update={"target_id_dropout": 0.5}), device="cpu").fit(dataset)
+    new = np.arange(n_items - N_BLOCKS, n_items)
+    table = dataset.items.table.slice(n_items - N_BLOCKS)
+    # In the table or not, a brand that no trained item has is an unknown brand.
+    for column in (pa.array(["of tomorrow"] * N_BLOCKS), pa.nulls(N_BLOCKS, pa.string())):
+        served = model.encode_new_targets(table.set_column(1, "brand", column))
+        np.testing.assert_allclose(served, model.target_vectors[new], atol=1e-6)
+    scores = model.user_vectors @ model.target_vectors[new].T
+    assert (new[scores.argmax(axis=1)] % N_BLOCKS == np.arange(N_USERS) % N_BLOCKS).mean() > 0.9
+
+
 def test_given_vectors_place_a_new_item(build_dataset: BuildDataset) -> None:
     n_items = N_BLOCKS * BLOCK + N_BLOCKS
     dataset = build_dataset(_rows(2), n_users=N_USERS, n_items=n_items)
@@ -157,6 +189,39 @@ def test_given_vectors_that_do_not_fit_are_refused(blocks: Dataset) -> None:
     broken[7, 1] = np.nan
     with pytest.raises(ModelError, match="row 7 is not finite"):
         TwoTower(SMALL, device="cpu", given=broken).fit(blocks)
+
+
+@pytest.mark.parametrize("purchase", [1.0, 5.0])
+def test_what_a_behaviour_counts_is_what_it_counts_in_the_loss(
+    build_dataset: BuildDataset, purchase: float
+) -> None:
+    # After item 2, half of the users look at item 0, and half buy item 1. Who minimises the weighted loss
+    # gives the two scores that differ by ln of what the behaviours count.
+    rows = [(u, 2, Behaviour.VIEW, 1.0) for u in range(100)]
+    rows += [(u, u % 2, BUY if u % 2 else Behaviour.VIEW, 2.0) for u in range(100)]
+    params = SMALL.model_copy(
+        update={
+            "loss": "full",
+            "normalise": False,
+            "temperature": 1.0,
+            "learn_temperature": False,
+            "user_id_embedding": False,
+            "dropout": 0.0,
+            "batch_size": 1_000,
+            "steps": 150,
+        }
+    )
+    weights = BehaviourWeights(weights={Behaviour.VIEW: 1.0, BUY: purchase}, half_life_days=None)
+    model = TwoTower(params, weights=weights, device="cpu").fit(build_dataset(rows))
+    asked = HistoryBatch(
+        np.array([[2]], np.int32),
+        np.array([[Behaviour.VIEW.code]], np.int8),
+        np.array([[START_US + 86_400_000_000]]),
+        np.array([[True]]),
+    )
+    vector = model.encode_histories(asked, now_us=START_US + 2 * 86_400_000_000)
+    look, buy, _ = (vector @ model.target_vectors.T)[0]
+    assert buy - look == pytest.approx(math.log(purchase), abs=0.1)
 
 
 def test_user_features_alone_serve_a_user_without_history(build_dataset: BuildDataset) -> None:
@@ -254,32 +319,52 @@ def test_divergence_names_step_and_loss_and_keeps_the_checkpoint(
     blocks: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     params = SMALL.model_copy(update={"checkpoint_every": 5})
-    loss = Trainer.loss
+    loss, calls = TowerLoss.__call__, itertools.count(1)
 
-    def diverge(trainer: Trainer, batch: object) -> torch.Tensor:
-        return loss(trainer, batch) * (math.nan if trainer._state.step == 12 else 1.0)  # type: ignore[arg-type]
+    def diverge(self: TowerLoss, batch: Batch) -> torch.Tensor:
+        return loss(self, batch) * (math.nan if next(calls) == 13 else 1.0)
 
-    monkeypatch.setattr(Trainer, "loss", diverge)
+    monkeypatch.setattr(TowerLoss, "__call__", diverge)
     with pytest.raises(ModelError, match=r"loss of step 13 is nan at learning_rate=0\.01"):
         TwoTower(params, device="cpu", checkpoint_dir=tmp_path).fit(blocks)
-    monkeypatch.setattr(Trainer, "loss", loss)
+    monkeypatch.setattr(TowerLoss, "__call__", loss)
     model = TwoTower(params, device="cpu", checkpoint_dir=tmp_path).fit(blocks)
     np.testing.assert_array_equal(
         model.target_vectors, TwoTower(params, device="cpu").fit(blocks).target_vectors
     )
 
 
+def test_a_learning_rate_that_is_far_too_high_diverges_by_name(blocks: Dataset, tmp_path: Path) -> None:
+    params = SMALL.model_copy(
+        update={"learning_rate": 30.0, "warmup_steps": 0, "checkpoint_every": 2, "loss": "sampled"}
+    )
+    with pytest.raises(ModelError, match=r"loss of step \d+ is nan at learning_rate=30.*is kept in"):
+        TwoTower(params, device="cpu", checkpoint_dir=tmp_path).fit(blocks)
+    kept = load_checkpoint(tmp_path / CHECKPOINT)
+    assert kept is not None
+    assert kept.state["training"]["step"] >= 2
+    assert all(torch.isfinite(tensor).all() for tensor in kept.tensors.values())
+
+
+def test_towers_that_learnt_nothing_say_so(blocks: Dataset, caplog: pytest.LogCaptureFixture) -> None:
+    TwoTower(SMALL, device="cpu").fit(blocks)
+    assert "learnt nothing" not in caplog.text
+    params = SMALL.model_copy(update={"learning_rate": 3.0, "loss": "full"})
+    TwoTower(params, device="cpu").fit(blocks)
+    assert "learnt nothing of users" in caplog.text
+
+
 def test_a_device_without_memory_names_the_batch_that_fits(
     blocks: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss = Trainer.loss
+    loss = TowerLoss.__call__
 
-    def with_little_memory(trainer: Trainer, batch: object) -> torch.Tensor:
-        if len(batch.row) > 20:  # type: ignore[attr-defined]
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return loss(trainer, batch)  # type: ignore[arg-type]
+    def with_little_memory(self: TowerLoss, batch: Batch) -> torch.Tensor:
+        if len(batch.row) > 20:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return loss(self, batch)
 
-    monkeypatch.setattr(Trainer, "loss", with_little_memory)
+    monkeypatch.setattr(TowerLoss, "__call__", with_little_memory)
     with pytest.raises(ModelError, match=r"batch_size=64: (\d|1\d|20) would fit"):
         TwoTower(SMALL, device="cpu").fit(blocks)
 

@@ -1,0 +1,47 @@
+"""A job in several processes: torchrun starts them, the first runs the job, the others help it train."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from recsys.models.team import Team
+from recsys.models.tower_inputs import dismiss, follow
+
+#: How long a follower waits for a word: fits of other models lie between two of the two-tower's.
+PATIENCE = timedelta(days=2)
+
+
+@contextmanager
+def leading() -> Iterator[bool]:
+    """Whether this process is to run the job; False after a follower has helped to the end of it.
+
+    Without torchrun this process is alone, and runs it. On leaving, the leader sends its followers home; if
+    it fails they end with it.
+
+    Raises:
+        ModelError: the leader of this follower is gone, or a training failed.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield True
+        return
+    place = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", place)
+        torch.cuda.set_device(device)
+    backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, timeout=PATIENCE)
+    try:
+        team = Team.current()
+        if not team.leads:
+            follow(team, device)
+        yield team.leads
+        dismiss(team)
+    finally:
+        dist.destroy_process_group()
