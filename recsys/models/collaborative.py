@@ -10,7 +10,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import implicit.cpu.als
 import implicit.cpu.bpr
@@ -29,6 +29,7 @@ from recsys.data.dataset import Dataset
 from recsys.errors import ModelError
 from recsys.models.base import Model, VectorModel
 from recsys.models.fold_in import FoldIn
+from recsys.search import OneOf, Within
 from recsys.types import FloatArray, IntArray, Params, Progress, Target
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -48,10 +49,10 @@ class ALSParams(Params):
     """
 
     weights: BehaviourWeights = BehaviourWeights()
-    factors: int = Field(default=128, ge=1)
-    regularization: float = Field(default=10.0, ge=0)
-    alpha: float = Field(default=10.0, gt=0)
-    iterations: int = Field(default=12, ge=1)
+    factors: Annotated[int, OneOf(32, 64, 96, 128, 192, 256)] = Field(default=128, ge=1)
+    regularization: Annotated[float, Within(0.1, 100.0, log=True)] = Field(default=10.0, ge=0)
+    alpha: Annotated[float, Within(0.3, 100.0, log=True)] = Field(default=10.0, gt=0)
+    iterations: Annotated[int, Within(4, 30)] = Field(default=12, ge=1)
     seed: int = 0
     device: Device = "auto"
 
@@ -72,10 +73,10 @@ class BPRParams(Params):
     """
 
     weights: BehaviourWeights = BehaviourWeights()
-    factors: int = Field(default=128, ge=1)
-    learning_rate: float = Field(default=0.05, gt=0)
-    regularization: float = Field(default=0.01, ge=0)
-    iterations: int = Field(default=60, ge=1)
+    factors: Annotated[int, OneOf(32, 64, 96, 128, 192, 256)] = Field(default=128, ge=1)
+    learning_rate: Annotated[float, Within(0.005, 0.2, log=True)] = Field(default=0.05, gt=0)
+    regularization: Annotated[float, Within(1e-4, 0.1, log=True)] = Field(default=0.01, ge=0)
+    iterations: Annotated[int, Within(20, 150)] = Field(default=60, ge=1)
     seed: int = 0
     threads: int = Field(default=0, ge=0)
     device: Device = "auto"
@@ -93,10 +94,10 @@ class ItemKNNParams(Params):
     """
 
     weights: BehaviourWeights = BehaviourWeights()
-    similarity: Literal["bm25", "cosine", "tfidf"] = "bm25"
-    neighbours: int = Field(default=100, ge=1)
-    k1: float = Field(default=1.2, gt=0)
-    b: float = Field(default=0.75, ge=0, le=1)
+    similarity: Annotated[Literal["bm25", "cosine", "tfidf"], OneOf("bm25", "cosine", "tfidf")] = "bm25"
+    neighbours: Annotated[int, Within(20, 400, log=True)] = Field(default=100, ge=1)
+    k1: Annotated[float, Within(0.1, 5.0, log=True)] = Field(default=1.2, gt=0)
+    b: Annotated[float, Within(0.0, 1.0)] = Field(default=0.75, ge=0, le=1)
 
 
 class _Factorisation(VectorModel):
