@@ -38,12 +38,23 @@ class Model(ABC):
         self.n_targets = 0
 
     def fit(self, dataset: Dataset, *, progress: Progress | None = None) -> Self:
-        """Learn from everything that the Dataset knows as of its moment."""
+        """Learn from everything that the Dataset knows as of its moment.
+
+        Raises:
+            ModelError: there is nothing to recommend, the model refuses, or its training failed.
+        """
+        refusal = self.refusal(dataset)
+        if refusal is not None:
+            raise ModelError(f"{self.name}: {refusal}")
         self.n_users, self.n_targets = len(dataset.users), len(dataset.entities(self.target))
         if self.n_targets == 0:
             raise ModelError(f"{self.name}: the log has no {self.target.value}s to recommend")
         self._fit(dataset, progress)
         return self
+
+    def refusal(self, dataset: Dataset) -> str | None:
+        """Why it cannot be fitted on this Dataset, and what it would need; None if it can."""
+        return None
 
     def recommend(
         self,
