@@ -27,8 +27,9 @@ from scipy import sparse
 from recsys.data.behaviours import BehaviourWeights
 from recsys.data.dataset import Dataset
 from recsys.errors import ModelError
-from recsys.models.base import Model, VectorModel
+from recsys.models.base import VectorModel
 from recsys.models.fold_in import FoldIn
+from recsys.models.sparse_model import SparseModel
 from recsys.search import OneOf, Within
 from recsys.types import FloatArray, IntArray, Params, Progress, Target
 
@@ -205,7 +206,7 @@ class BPR(_Factorisation):
         return implicit.cpu.bpr.BayesianPersonalizedRanking(**common, num_threads=params.threads)
 
 
-class ItemKNN(Model):
+class ItemKNN(SparseModel):
     """Scores a target by its similarity to those of the user's history: the sum over the history of
     confidence x similarity.
 
@@ -243,10 +244,8 @@ class ItemKNN(Model):
         similarity.eliminate_zeros()
         self.similarity = similarity
 
-    def _scores(self, users: IntArray) -> FloatArray:
-        scores: FloatArray = (self.interactions[users] @ self.similarity).toarray()
-        scores[scores == 0] = -np.inf
-        return scores
+    def _pairs(self, users: IntArray) -> sparse.csr_matrix:
+        return sparse.csr_matrix(self.interactions[users] @ self.similarity)
 
 
 @contextmanager

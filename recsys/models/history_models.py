@@ -16,11 +16,11 @@ from scipy import sparse
 from recsys.data.behaviours import DAY_US
 from recsys.data.dataset import Dataset
 from recsys.data.histories import Histories, HistoryBatch
-from recsys.models.base import Model
 from recsys.models.collaborative import ItemKNN, ItemKNNParams
 from recsys.models.neighbours import INTENT, Neighbours, RecencyParams
 from recsys.models.ragged import Ragged
 from recsys.models.repeat import MAX_TOUCHES, N_AGES, N_STAGES, ReturnRates, Touches
+from recsys.models.sparse_model import SparseModel
 from recsys.search import Within
 from recsys.types import BEHAVIOURS, Behaviour, FloatArray, IntArray, LongArray, Params, Progress, Target
 
@@ -35,7 +35,7 @@ class HistoryScorer(Protocol):
         ...
 
 
-class HistoryModel(Model):
+class HistoryModel(SparseModel):
     """A model that reads the latest `length` actions of a user, whoever the user is.
 
     Attributes:
@@ -55,12 +55,11 @@ class HistoryModel(Model):
         self.as_of_us = dataset.as_of_us
         self.scorer = self._scorer(dataset)
 
-    def _scores(self, users: IntArray) -> FloatArray:
+    def _pairs(self, users: IntArray) -> sparse.csr_matrix:
         at_us = np.full(len(users), self.as_of_us, dtype=np.int64)
         found = self.scorer.score(self.histories.last(users, self.length), at_us)
-        scores = np.full((len(users), self.n_targets), -np.inf, dtype=np.float32)
-        scores[found.row, found.ids] = found.scores
-        return scores
+        indptr = np.searchsorted(found.row, np.arange(len(users) + 1))
+        return sparse.csr_matrix((found.scores, found.ids, indptr), shape=(len(users), self.n_targets))
 
     @abstractmethod
     def _scorer(self, dataset: Dataset) -> HistoryScorer:
