@@ -12,6 +12,7 @@ from recsys.errors import ConfigError
 from recsys.models.base import Model
 from recsys.models.collaborative import ALS, BPR, ItemKNN
 from recsys.models.history_models import CoVisitation, Repeat, SimilarItems
+from recsys.models.linear_neighbours import EASEItems, GFCFItems
 from recsys.models.popular import Popular
 from recsys.models.two_tower import TwoTower
 from recsys.models.two_tower_params import TwoTowerParams
@@ -27,7 +28,19 @@ MIN_TWO_TOWER_EVENTS = 1_000
 
 #: Every candidate model by its name, which is its key under `models` too. Popularity, the fallback, is last.
 MODELS: Mapping[str, Callable[..., Model]] = {
-    kind.name: kind for kind in (TwoTower, ALS, BPR, ItemKNN, CoVisitation, SimilarItems, Repeat, Popular)
+    kind.name: kind
+    for kind in (
+        TwoTower,
+        ALS,
+        BPR,
+        ItemKNN,
+        CoVisitation,
+        SimilarItems,
+        EASEItems,
+        GFCFItems,
+        Repeat,
+        Popular,
+    )
 }
 
 #: Steps of training by model name: how a fit of known length is repeated without holding anything out.

@@ -22,6 +22,7 @@ from recsys.hot.params import HotParams
 from recsys.models.collaborative import ALSParams, BPRParams, ItemKNNParams
 from recsys.models.fusion_training import FusionParams
 from recsys.models.history_models import CoVisitationParams, RepeatParams, SimilarItemsParams
+from recsys.models.linear_neighbours import EASEItemsParams, GFCFItemsParams
 from recsys.models.popular import PopularParams
 from recsys.models.two_tower_params import TwoTowerParams
 from recsys.rooms.model import RoomParams
@@ -70,6 +71,8 @@ class Models(Params):
     item_knn: Part[ItemKNNParams] = Part(params=ItemKNNParams())
     co_visitation: Part[CoVisitationParams] = Part(params=CoVisitationParams())
     similar_items: Part[SimilarItemsParams] = Part(params=SimilarItemsParams())
+    ease_items: Part[EASEItemsParams] = Part(enabled=False, params=EASEItemsParams())
+    gf_cf_items: Part[GFCFItemsParams] = Part(enabled=False, params=GFCFItemsParams())
     repeat: Part[RepeatParams] = Part(params=RepeatParams())
     two_tower: Part[TwoTowerParams] = Part(params=TwoTowerParams())
 

@@ -6,21 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
 from recsys.cli import BAD_INPUT, main
 from recsys.data.dataset import Dataset
-from recsys.data.prepare import prepare
 from recsys.data.split import split_by_time
 from recsys.errors import ConfigError, ModelError
 from recsys.models.base import Model
 from recsys.models.two_tower import TwoTower
 from recsys.models.two_tower_search import TWO_TOWER_SEARCH
 from recsys.search import OneOf, Range, Searched, Within, search_space
-from tests.conftest import write_logs
+from tests.training.conftest import N_ITEMS, N_USERS, prepared, shop_events
 from training import tuning
 from training.candidates import MODELS, build_model, params_of, with_params
 from training.config import TrackingParams, TrainingConfig
@@ -28,38 +26,10 @@ from training.study import Study
 from training.tracking import Tracker
 from training.tuning import Tuned, tune
 
-START = pd.Timestamp("2024-01-01", tz="UTC")
-N_USERS, N_ITEMS, N_EVENTS = 80, 30, 2_400
 CONFIG = TrainingConfig.load(None, ["models.als.params.factors=8", "fusion.params.min_users=5"])
 SPACE = {"x": Searched(Within(0.0, 1.0), 0.5), "kind": Searched(OneOf("a", "b"), "a")}
 
 Tune = Callable[..., Tuned]
-
-
-def shop_events() -> pd.DataFrame:
-    """Sixty days in which a user mostly buys among the items of its own parity."""
-    rng = np.random.default_rng(5)
-    user = rng.integers(0, N_USERS, N_EVENTS)
-    item = 2 * rng.integers(0, N_ITEMS // 2, N_EVENTS) + (user + (rng.random(N_EVENTS) < 0.1)) % 2
-    seconds = np.sort(rng.integers(0, 60 * 86_400, N_EVENTS))
-    return pd.DataFrame(
-        {
-            "user_id": user,
-            "item_id": item,
-            "event": np.where(rng.random(N_EVENTS) < 0.4, "purchase", "view"),
-            "timestamp": START + pd.to_timedelta(seconds, unit="s"),
-        }
-    )
-
-
-def prepared(folder: Path, events: pd.DataFrame) -> Path:
-    prepare(write_logs(folder / "logs", events=events), folder / "dataset")
-    return folder / "dataset"
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prepared(tmp_path_factory.mktemp("shop"), shop_events())
 
 
 @pytest.fixture(scope="module")
