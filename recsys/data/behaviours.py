@@ -42,7 +42,7 @@ class BehaviourWeights(Params):
             Behaviour.PURCHASE: 5.0,
         }
     )
-    half_life_days: Annotated[float | None, Within(2.0, 365.0, log=True)] = Field(default=60.0, gt=0)
+    half_life_days: Annotated[float | None, Within(0.5, 365.0, log=True)] = Field(default=60.0, gt=0)
     dwell_scale_s: float = Field(default=60.0, gt=0)
     dwell_cap: float = Field(default=3.0, gt=0)
 
