@@ -239,10 +239,11 @@ class ItemKNN(SparseModel):
         with _single_threaded_blas(), np.errstate(invalid="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore", ParameterWarning)  # the library's own weighing makes it a COO
             library.fit(self.interactions, show_progress=False)
-        similarity = library.similarity.astype(np.float32)
-        similarity.data[~np.isfinite(similarity.data)] = 0.0
-        similarity.eliminate_zeros()
-        self.similarity = similarity
+        found = library.similarity
+        data = found.data.astype(np.float32)
+        data[~np.isfinite(data)] = 0.0
+        self.similarity = sparse.csr_matrix((data, found.indices, found.indptr), shape=found.shape)
+        self.similarity.eliminate_zeros()
 
     def _pairs(self, users: IntArray) -> sparse.csr_matrix:
         return sparse.csr_matrix(self.interactions[users] @ self.similarity)
