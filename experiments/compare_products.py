@@ -1,9 +1,11 @@
 """Every candidate model beside every other on public logs, split by time; writes results/products_*.csv.
 
     python experiments/compare_products.py [retailrocket] [taobao] [completejourney] [--set key=value ...]
+        [--validate]
 
 Hyper-parameters are the committed defaults; the combiner and the training lengths are chosen on the
-validation window, and the table is over the test window. A data set that is absent is said so.
+validation window, and the table is over the test window. With --validate the log ends where the test window
+begins, so that the validation window judges; nothing is written. A data set that is absent is said so.
 """
 
 from __future__ import annotations
@@ -15,11 +17,13 @@ import tempfile
 import time
 from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
 
 from recsys.data.dataset import Dataset
 from recsys.data.prepare import prepare
 from recsys.data.sources import import_source
+from recsys.data.split import split_by_time
 from recsys.evaluation.bootstrap import paired_bootstrap
 from recsys.reports import show_products
 from recsys.types import Target
@@ -36,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("names", nargs="*", default=list(RAW))
     parser.add_argument("--set", action="append", default=[], dest="overrides")
+    parser.add_argument("--validate", action="store_true")
     arguments = parser.parse_args()
     console = Console()
     root = Path(os.environ.get("RECSYS_DATA", "../shared/data"))
@@ -50,11 +55,17 @@ def main() -> None:
             raw = None if folder is None else root / folder
             import_source(name, raw, Path(work) / "logs")
             prepare(Path(work) / "logs", Path(work) / "dataset")
-            compare(name, Dataset.load(Path(work) / "dataset"), arguments.overrides, console)
+            dataset = Dataset.load(Path(work) / "dataset")
+            config = TrainingConfig.load(None, arguments.overrides)
+            if arguments.validate:
+                dataset = dataset.until(split_by_time(dataset, config.split).test.fit_end_us)
+            table = compare(name, dataset, config, console)
+            if not arguments.validate:
+                RESULTS.mkdir(exist_ok=True)
+                table.to_csv(RESULTS / f"products_{name}.csv", index=False, float_format="%.5f")
 
 
-def compare(name: str, dataset: Dataset, overrides: list[str], console: Console) -> None:
-    config = TrainingConfig.load(None, overrides)
+def compare(name: str, dataset: Dataset, config: TrainingConfig, console: Console) -> pd.DataFrame:
     begin = time.perf_counter()
 
     def tell(done: int, total: int, text: str) -> None:
@@ -83,8 +94,7 @@ def compare(name: str, dataset: Dataset, overrides: list[str], console: Console)
     table = comparison_table(trial.comparison.rows)
     table.insert(0, "data", name)
     table["seconds"], table["memory_gib"] = round(seconds, 1), round(memory_gib, 2)
-    RESULTS.mkdir(exist_ok=True)
-    table.to_csv(RESULTS / f"products_{name}.csv", index=False, float_format="%.5f")
+    return table
 
 
 if __name__ == "__main__":

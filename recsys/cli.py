@@ -17,6 +17,7 @@ from recsys.openmp import wait_passively
 from recsys.options import BundleDir, ConfigFile, DatasetDir, Out, Overrides
 from recsys.serving_commands import deliver, serve
 from recsys.terminal import console, errors, progress, stages
+from recsys.tune_command import tune
 
 app = typer.Typer(
     name="recsys",
@@ -307,6 +308,7 @@ def rooms(
         console.print("no room of the log was live at any of the requests", style="yellow")
 
 
+app.command()(tune)
 app.command()(deliver)
 app.command()(serve)
 

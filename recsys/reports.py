@@ -10,6 +10,7 @@ from rich.table import Table
 
 from recsys.evaluation.bootstrap import Interval
 from recsys.evaluation.table import ALL, Row
+from recsys.search import Value
 from recsys.types import ExternalId
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from recsys.hot.backtest import BacktestReport
     from recsys.hot.score import HotScores
     from training.pipeline import Trained
+    from training.tuning import Tuned
 
 #: Metrics of the comparison table and the heads of their columns: they fit a terminal of 80 characters.
 SHOWN = {
@@ -169,6 +171,31 @@ def show_trained(console: Console, trained: Trained) -> None:
     if trained.run_id is not None:
         console.print(f"MLflow run {trained.run_id}, registered as challenger")
     console.print(f"bundle in {trained.bundle}")
+
+
+def show_tuned(console: Console, tuned: Tuned, *, k: int = 5) -> None:
+    """The k best trials, what failed, and where the best is written."""
+    title = f"{tuned.model}: {tuned.metric} in the validation windows, {tuned.users:,} users"
+    table = grid(title, "trial", tuned.metric, "s", "settings", right=("trial", tuned.metric, "s"))
+    complete = [attempt for attempt in tuned.attempts if attempt.state == "complete"]
+    for attempt in sorted(complete, key=lambda attempt: -(attempt.value or 0.0))[:k]:
+        settings = ", ".join(f"{key}={_value(value)}" for key, value in attempt.settings.items())
+        table.add_row(str(attempt.number), f"{attempt.value:.4f}", f"{attempt.seconds:.0f}", settings)
+    console.print(table)
+    for attempt in tuned.attempts:
+        if attempt.state == "failed":
+            note = f"note: trial {attempt.number} failed: {attempt.reason}"
+            console.print(note, style="yellow", highlight=False, markup=False)
+    pruned = sum(attempt.state == "pruned" for attempt in tuned.attempts)
+    given = "failed" if tuned.as_given is None else f"{tuned.as_given:.4f}"
+    console.print(f"{len(tuned.attempts)} trials, {pruned} pruned; as configured: {given}")
+    if tuned.run_id is not None:
+        console.print(f"MLflow run {tuned.run_id}")
+    console.print(f"best settings in {tuned.file}")
+
+
+def _value(value: Value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def show_backtest(console: Console, report: BacktestReport) -> None:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any, cast
 
 from recsys.data.dataset import Dataset
+from recsys.errors import ConfigError
 from recsys.models.base import Model
 from recsys.models.collaborative import ALS, BPR, ItemKNN
 from recsys.models.history_models import CoVisitation, Repeat, SimilarItems
+from recsys.models.linear_neighbours import EASEItems, GFCFItems
 from recsys.models.popular import Popular
 from recsys.models.two_tower import TwoTower
-from recsys.types import Progress, Target
-from training.config import Enabled, Models, TrainingConfig
-
-_log = logging.getLogger(__name__)
+from recsys.models.two_tower_params import TwoTowerParams
+from recsys.types import Params, Progress, Target
+from training.config import Enabled, Part, TrainingConfig
 
 #: Users and targets with an interaction below which only popularity is trained: nothing is shared between
 #: so few, and `implicit` has nothing to factorise.
@@ -23,6 +25,23 @@ MIN_USERS = 10
 MIN_TARGETS = 10
 #: Interactions below which `auto` leaves the two-tower out.
 MIN_TWO_TOWER_EVENTS = 1_000
+
+#: Every candidate model by its name, which is its key under `models` too. Popularity, the fallback, is last.
+MODELS: Mapping[str, Callable[..., Model]] = {
+    kind.name: kind
+    for kind in (
+        TwoTower,
+        ALS,
+        BPR,
+        ItemKNN,
+        CoVisitation,
+        SimilarItems,
+        EASEItems,
+        GFCFItems,
+        Repeat,
+        Popular,
+    )
+}
 
 #: Steps of training by model name: how a fit of known length is repeated without holding anything out.
 Steps = Mapping[str, int]
@@ -45,54 +64,89 @@ def candidate_models(
         steps: see `Steps`; a model that is not named stops early on its own validation.
         checkpoints: folder in which long trainings keep their last state.
     """
-    chosen = config.models
+    left = left_out(config, dataset, target)
+    return [
+        build_model(name, config, target, steps=steps, checkpoints=checkpoints)
+        for name in MODELS
+        if enabled(config, name) is not False and name not in left
+    ]
+
+
+def left_out(config: TrainingConfig, dataset: Dataset, target: Target) -> dict[str, str]:
+    """Models that `auto` leaves out for this log, by name, and why."""
     interactions = dataset.interactions(target, config.weights)
     users, targets = len(set(interactions.nonzero()[0])), len(set(interactions.indices))
-    enough = users >= MIN_USERS and targets >= MIN_TARGETS
-    if not enough:
-        _log.warning("%d users and %d %ss with interactions: popularity alone", users, targets, target.value)
-    builders = _builders(config, chosen, target, steps or {}, checkpoints)
-    models: list[Model] = []
-    for name, (enabled, build) in builders.items():
-        if enabled is False or (enabled == "auto" and not enough):
+    few = users < MIN_USERS or targets < MIN_TARGETS
+    reasons: dict[str, str] = {}
+    for name in MODELS:
+        if enabled(config, name) != "auto":
             continue
-        if name == TwoTower.name and enabled == "auto" and interactions.nnz < MIN_TWO_TOWER_EVENTS:
-            continue
-        models.append(build())
-    return [*models, Popular(chosen.popular, target=target)]
+        if few:
+            reasons[name] = f"{users} users and {targets} {target.value}s with interactions are too few"
+        elif name == TwoTower.name and interactions.nnz < MIN_TWO_TOWER_EVENTS:
+            reasons[name] = f"{interactions.nnz} interactions are too few"
+        elif (refusal := build_model(name, config, target).refusal(dataset)) is not None:
+            reasons[name] = refusal
+    return reasons
 
 
-def _builders(
-    config: TrainingConfig, chosen: Models, target: Target, steps: Steps, checkpoints: Path | None
-) -> dict[str, tuple[Enabled, Callable[[], Model]]]:
-    def two_tower() -> Model:
-        params = chosen.two_tower.params
-        if TwoTower.name in steps:
-            params = params.model_copy(update={"steps": max(1, steps[TwoTower.name])})
+def enabled(config: TrainingConfig, name: str) -> Enabled:
+    """Whether a model is trained. Popularity always is."""
+    return True if name == Popular.name else cast(Enabled, getattr(config.models, name).enabled)
+
+
+def build_model(
+    name: str,
+    config: TrainingConfig,
+    target: Target,
+    *,
+    steps: Steps | None = None,
+    checkpoints: Path | None = None,
+) -> Model:
+    """One model as the configuration says, not fitted; see `candidate_models`.
+
+    Raises:
+        ConfigError: no model has that name.
+    """
+    params = params_of(config, name)
+    if isinstance(params, TwoTowerParams):
+        if steps and name in steps:
+            params = params.model_copy(update={"steps": max(1, steps[name])})
         return TwoTower(
             params,
             target=target,
             weights=config.weights,
             device=config.device,
             seed=config.seed,
-            checkpoint_dir=None if checkpoints is None else checkpoints / f"{target.value}_{TwoTower.name}",
+            checkpoint_dir=None if checkpoints is None else checkpoints / f"{target.value}_{name}",
         )
+    return MODELS[name](params, target=target)
 
-    return {
-        TwoTower.name: (chosen.two_tower.enabled, two_tower),
-        ALS.name: (chosen.als.enabled, lambda: ALS(chosen.als.params, target=target)),
-        BPR.name: (chosen.bpr.enabled, lambda: BPR(chosen.bpr.params, target=target)),
-        ItemKNN.name: (chosen.item_knn.enabled, lambda: ItemKNN(chosen.item_knn.params, target=target)),
-        CoVisitation.name: (
-            chosen.co_visitation.enabled,
-            lambda: CoVisitation(chosen.co_visitation.params, target=target),
-        ),
-        SimilarItems.name: (
-            chosen.similar_items.enabled,
-            lambda: SimilarItems(chosen.similar_items.params, target=target),
-        ),
-        Repeat.name: (chosen.repeat.enabled, lambda: Repeat(chosen.repeat.params, target=target)),
-    }
+
+def params_of(config: TrainingConfig, name: str) -> Params:
+    """The parameters of one model.
+
+    Raises:
+        ConfigError: no model has that name.
+    """
+    if name not in MODELS:
+        close = get_close_matches(name, MODELS, n=1)
+        meant = f"did you mean {close[0]}? " if close else ""
+        raise ConfigError(f"model {name!r}: there is no such model; {meant}there are {', '.join(MODELS)}")
+    part = getattr(config.models, name)
+    params: Params = part.params if isinstance(part, Part) else part
+    return params
+
+
+def with_params(config: TrainingConfig, name: str, changes: Mapping[str, Any]) -> TrainingConfig:
+    """The configuration with some of a model's parameters changed; `changes` is a tree.
+
+    Raises:
+        ConfigError: as in `TrainingConfig.load`.
+    """
+    part = getattr(config.models, name)
+    tree = {"params": changes} if isinstance(part, Part) else changes
+    return config.changed({"models": {name: tree}}, f"models.{name}")
 
 
 def fit_all(models: list[Model], dataset: Dataset, *, progress: Progress | None = None) -> list[Model]:

@@ -22,6 +22,7 @@ from recsys.hot.params import HotParams
 from recsys.models.collaborative import ALSParams, BPRParams, ItemKNNParams
 from recsys.models.fusion_training import FusionParams
 from recsys.models.history_models import CoVisitationParams, RepeatParams, SimilarItemsParams
+from recsys.models.linear_neighbours import EASEItemsParams, GFCFItemsParams
 from recsys.models.popular import PopularParams
 from recsys.models.two_tower_params import TwoTowerParams
 from recsys.rooms.model import RoomParams
@@ -32,6 +33,21 @@ P = TypeVar("P", bound=Params)
 
 #: `auto` in `enabled`: where the log has data for it.
 Enabled = Literal["auto"] | bool
+
+
+#: A metric that every judged user has a value of.
+USER_METRIC = r"^(recall|ndcg|mrr|hit_rate)@[1-9][0-9]*$"
+
+
+def metric_length(metric: str) -> int:
+    """The k of a metric that every user has a value of, as `ndcg@20`.
+
+    Raises:
+        ConfigError: there is no such metric.
+    """
+    if not re.match(USER_METRIC, metric):
+        raise ConfigError(f"metric {metric!r}: write recall, ndcg, mrr or hit_rate with a length, as ndcg@20")
+    return int(metric.partition("@")[2])
 
 
 class Part(Params, Generic[P]):
@@ -55,6 +71,8 @@ class Models(Params):
     item_knn: Part[ItemKNNParams] = Part(params=ItemKNNParams())
     co_visitation: Part[CoVisitationParams] = Part(params=CoVisitationParams())
     similar_items: Part[SimilarItemsParams] = Part(params=SimilarItemsParams())
+    ease_items: Part[EASEItemsParams] = Part(enabled=False, params=EASEItemsParams())
+    gf_cf_items: Part[GFCFItemsParams] = Part(enabled=False, params=GFCFItemsParams())
     repeat: Part[RepeatParams] = Part(params=RepeatParams())
     two_tower: Part[TwoTowerParams] = Part(params=TwoTowerParams())
 
@@ -144,7 +162,7 @@ class PromoteParams(Params):
         min_users: with fewer judged users nothing is promoted: their interval means little.
     """
 
-    metric: str = Field(default="ndcg@20", pattern=r"^(recall|ndcg|mrr|hit_rate)@[1-9][0-9]*$")
+    metric: str = Field(default="ndcg@20", pattern=USER_METRIC)
     guards: tuple[Guard, ...] = (
         Guard(metric="recall@20", segment="new"),
         Guard(metric="coverage@20", tolerance=0.05),
@@ -253,6 +271,18 @@ class TrainingConfig(Params):
     def to_yaml(self) -> str:
         """The resolved configuration as a file that `load` reads back to an equal one."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+    def changed(self, given: Mapping[str, Any], where: str) -> Self:
+        """This configuration with a tree of values laid over it.
+
+        Raises:
+            ConfigError: as in `load`.
+        """
+        whole = _laid_over(self.model_dump(), given)
+        try:
+            return type(self).model_validate(whole)
+        except ValidationError as error:
+            raise ConfigError(f"{where}: {explain(error, whole, type(self)())}") from None
 
     def judged_like(self, other: TrainingConfig) -> TrainingConfig:
         """This configuration's models under another's windows, goals and metrics, so that the two compare.

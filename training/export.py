@@ -17,7 +17,7 @@ from recsys.models.collaborative import ALS
 from recsys.models.fold_in import FoldIn
 from recsys.models.fusion import Combiner
 from recsys.models.fusion_training import consumption, item_table
-from recsys.models.history_models import CoVisitation, Repeat, SimilarItems
+from recsys.models.history_models import HistoryModel, Repeat
 from recsys.models.neighbours import Neighbours
 from recsys.models.popular import Popular
 from recsys.models.repeat import ReturnRates
@@ -70,7 +70,7 @@ def product_sections(
                 main = vectors
             else:
                 sections[f"vectors_{source.name}"] = vectors_section(vectors)
-        elif isinstance(source, CoVisitation | SimilarItems) and isinstance(source.scorer, Neighbours):
+        elif isinstance(source, HistoryModel) and isinstance(source.scorer, Neighbours):
             sections[f"neighbours_{source.name}"] = neighbours_section(source.name, source.scorer)
         elif isinstance(source, Repeat) and isinstance(source.scorer, ReturnRates):
             sections["returns"] = returns_section(source.name, source.scorer, length=source.length)

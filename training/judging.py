@@ -135,7 +135,7 @@ def _learn_on_validation(
     folds: list[Fold] = []
     steps: Steps = {}
     curve: tuple[LearningPoint, ...] = ()
-    for window in _validation_windows(dataset, split):
+    for window in validation_windows(dataset, split):
         before = dataset.until(window.fit_end_us)
         kept = None if checkpoints is None else checkpoints / f"validation_{window.start_us}"
         models = candidate_models(config, dataset, target, steps=steps, checkpoints=kept)
@@ -151,7 +151,7 @@ def _learn_on_validation(
             folds.append(Fold(before, served, truth))
         elif config.fusion.enabled is True:
             raise DataError(f"{dataset.path}: no known user has a goal event in a validation window")
-        if sum(_users_of(fold) for fold in folds) >= ENOUGH_FOLD_USERS * config.fusion.params.min_users:
+        if enough_users(sum(_users_of(fold) for fold in folds), config):
             break
     if not folds:
         return None, None, steps, curve
@@ -160,7 +160,7 @@ def _learn_on_validation(
     return combiner, report, steps, curve
 
 
-def _validation_windows(dataset: Dataset, split: TimeSplit) -> list[Window]:
+def validation_windows(dataset: Dataset, split: TimeSplit) -> list[Window]:
     """The validation window, then windows of its length before it, while half of the log is left to fit."""
     first = int(dataset.events.timestamp_us[0])
     length = split.validation.end_us - split.validation.start_us
@@ -173,6 +173,11 @@ def _validation_windows(dataset: Dataset, split: TimeSplit) -> list[Window]:
             break
         windows.append(earlier)
     return windows
+
+
+def enough_users(n: int, config: TrainingConfig) -> bool:
+    """Whether so many users of validation windows do, or an earlier window is added."""
+    return n >= ENOUGH_FOLD_USERS * config.fusion.params.min_users
 
 
 def _truth_in(

@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import threadpoolctl
-import torch
 
 from recsys.bundle import BundleRefused, Reason, Section, write_bundle
 from recsys.data.dataset import Dataset, from_us
@@ -30,7 +28,7 @@ from recsys.room_sections import room_sections
 from recsys.rooms.model import RoomModel, RoomReport, state_at_end
 from recsys.rooms.potential import Potential
 from recsys.types import Progress, Target
-from training.candidates import candidate_models, fit_all
+from training.candidates import candidate_models, fit_all, left_out
 from training.config import TrainingConfig
 from training.export import product_sections
 from training.holding import held_users
@@ -40,6 +38,7 @@ from training.plots import comparison_figure, learning_curve_figure, segments_fi
 from training.promote import ANSWER, BASELINE, Results, record_result
 from training.room_judging import POPULAR_NOW, ROOM_MODEL, RoomTrial, room_result, room_trial_or_reason
 from training.room_potential import start_us, values_of
+from training.threads import capped_threads
 from training.tracking import Run, Tracker
 from training.window_result import WindowResult
 
@@ -109,8 +108,7 @@ def train(
     except OSError as error:
         raise DataError(f"{out}: its folder cannot be made: {error.strerror}") from error
     dataset = Dataset.load(dataset_path)
-    with threadpoolctl.threadpool_limits(limits=None if config.threads == "auto" else config.threads):
-        torch.set_num_threads(config.threads if config.threads != "auto" else torch.get_num_threads())
+    with capped_threads(config.threads):
         if tracker is None:
             return _Job(config, dataset, out, progress).run(None)
         with tracker.run(name) as run:
@@ -176,6 +174,7 @@ class _Job:
                 f"needed, there is {found}"
             )
         if len(self.dataset.items):
+            self._say_what_is_left_out()
             trial = self._timed("evaluate", self._trial)
             sections |= self._timed("refit", lambda: self._products(trial))
             hot = self._timed("hot", self._hot)
@@ -305,6 +304,13 @@ class _Job:
         # The hot list may be as of the midnight after the log's last event.
         at_us = min(start_us(hot.as_of), self.dataset.as_of_us)
         return said.and_later(at_us, values_of(hot, len(self.dataset.items)))
+
+    def _say_what_is_left_out(self) -> None:
+        models_by_reason: dict[str, list[str]] = {}
+        for name, reason in left_out(self.config, self.dataset, Target.ITEM).items():
+            models_by_reason.setdefault(reason, []).append(name)
+        for reason, names in models_by_reason.items():
+            self._note(f"{', '.join(names)} left out: {reason}")
 
     def _note(self, text: str) -> None:
         self.notes.append(text)

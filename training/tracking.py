@@ -264,15 +264,19 @@ class Run:
         Raises:
             ConfigError: a resumed run was begun with another configuration.
         """
-        params = [Param(key, _clipped(value)) for key, value in _flat(config.to_dict())]
         try:
-            for start in range(0, len(params), _PARAMS_AT_ONCE):
-                self._client.log_batch(self.id, params=params[start : start + _PARAMS_AT_ONCE])
+            self.log_params(dict(_flat(config.to_dict())))
         except MlflowException as error:
             if error.error_code != "INVALID_PARAMETER_VALUE":
                 raise
             raise ConfigError(f"run {self.id} was begun with another configuration: {error}") from error
         self._client.log_text(self.id, config.to_yaml(), _CONFIG)
+
+    def log_params(self, values: Mapping[str, Any]) -> None:
+        """Record what the run was made with, by key, to compare runs by."""
+        params = [Param(key, _clipped(value)) for key, value in values.items()]
+        for start in range(0, len(params), _PARAMS_AT_ONCE):
+            self._client.log_batch(self.id, params=params[start : start + _PARAMS_AT_ONCE])
 
     def log_dataset(self, dataset: Dataset) -> None:
         """Record which data it was trained on: path, moment and fingerprint."""

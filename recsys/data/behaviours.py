@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from pydantic import Field
 
+from recsys.search import Within
 from recsys.types import BEHAVIOURS, Behaviour, FloatArray, Params
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class BehaviourWeights(Params):
             Behaviour.PURCHASE: 5.0,
         }
     )
-    half_life_days: float | None = Field(default=60.0, gt=0)
+    half_life_days: Annotated[float | None, Within(0.5, 365.0, log=True)] = Field(default=60.0, gt=0)
     dwell_scale_s: float = Field(default=60.0, gt=0)
     dwell_cap: float = Field(default=3.0, gt=0)
 

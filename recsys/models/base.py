@@ -7,17 +7,20 @@ best k allowed ones are picked here, so that masks and ties mean the same in eve
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar, Self
 
 import numpy as np
 from scipy import sparse
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from recsys.data.dataset import Dataset
 from recsys.errors import ModelError
 from recsys.types import BoolArray, Candidates, FloatArray, IntArray, Progress, Target
 
-#: Most scores held at once by `recommend`: 64 Mi float32, 256 MiB.
-SCORES_AT_ONCE = 1 << 26
+#: Most scores of one batch of `recommend`: 16 Mi float32, 64 MiB.
+SCORES_AT_ONCE = 1 << 24
 
 #: Targets of one block whose best score bounds the k-th best from below.
 _BLOCK = 64
@@ -38,12 +41,23 @@ class Model(ABC):
         self.n_targets = 0
 
     def fit(self, dataset: Dataset, *, progress: Progress | None = None) -> Self:
-        """Learn from everything that the Dataset knows as of its moment."""
+        """Learn from everything that the Dataset knows as of its moment.
+
+        Raises:
+            ModelError: there is nothing to recommend, the model refuses, or its training failed.
+        """
+        refusal = self.refusal(dataset)
+        if refusal is not None:
+            raise ModelError(f"{self.name}: {refusal}")
         self.n_users, self.n_targets = len(dataset.users), len(dataset.entities(self.target))
         if self.n_targets == 0:
             raise ModelError(f"{self.name}: the log has no {self.target.value}s to recommend")
         self._fit(dataset, progress)
         return self
+
+    def refusal(self, dataset: Dataset) -> str | None:
+        """Why it cannot be fitted on this Dataset, and what it would need; None if it can."""
+        return None
 
     def recommend(
         self,
@@ -76,14 +90,14 @@ class Model(ABC):
         if len(users) and (users.min() < 0 or users.max() >= self.n_users):
             raise ModelError(f"user index outside 0 .. {self.n_users - 1}: {users.min()} .. {users.max()}")
         k = min(k, self.n_targets)
-        batch = max(1, SCORES_AT_ONCE // self.n_targets)
-        parts = []
-        for start in range(0, max(len(users), 1), batch):
+        batch = self._users_at_once()
+
+        def best(start: int) -> Candidates:
             chosen = slice(start, start + batch)
-            scores = self._scores(users[chosen])
-            parts.append(
-                top_k(scores, k=k, exclude=None if exclude is None else exclude[chosen], allowed=allowed)
-            )
+            out = None if exclude is None else exclude[chosen]
+            return self._best(users[chosen], k=k, exclude=out, allowed=allowed)
+
+        parts = _one_each(best, range(0, max(len(users), 1), batch))
         return Candidates(
             ids=np.concatenate([part.ids for part in parts]),
             scores=np.concatenate([part.scores for part in parts]),
@@ -93,6 +107,15 @@ class Model(ABC):
     @abstractmethod
     def _fit(self, dataset: Dataset, progress: Progress | None) -> None:
         """Learn; `n_users` and `n_targets` are set."""
+
+    def _best(
+        self, users: IntArray, *, k: int, exclude: sparse.csr_matrix | None, allowed: BoolArray | None
+    ) -> Candidates:
+        """`recommend` for one batch, its arguments checked."""
+        return top_k(self._scores(users), k=k, exclude=exclude, allowed=allowed)
+
+    def _users_at_once(self) -> int:
+        return max(1, SCORES_AT_ONCE // self.n_targets)
 
     @abstractmethod
     def _scores(self, users: IntArray) -> FloatArray:
@@ -115,6 +138,18 @@ class VectorModel(Model):
         scores = vectors @ self.target_vectors.T
         scores[~vectors.any(axis=1)] = -np.inf  # a user of no history has no vector
         return scores
+
+
+def _one_each(work: Callable[[int], Candidates], batches: Sequence[int]) -> list[Candidates]:
+    """The batches' answers in order, as many at once as BLAS may have threads: numpy lets others run."""
+    threads = max(
+        (pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1
+    )
+    workers = min(threads, len(batches))
+    if workers <= 1:
+        return [work(start) for start in batches]
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(work, batches))
 
 
 def top_k(

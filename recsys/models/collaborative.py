@@ -10,7 +10,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import implicit.cpu.als
 import implicit.cpu.bpr
@@ -27,8 +27,10 @@ from scipy import sparse
 from recsys.data.behaviours import BehaviourWeights
 from recsys.data.dataset import Dataset
 from recsys.errors import ModelError
-from recsys.models.base import Model, VectorModel
+from recsys.models.base import VectorModel
 from recsys.models.fold_in import FoldIn
+from recsys.models.sparse_model import SparseModel
+from recsys.search import OneOf, Within
 from recsys.types import FloatArray, IntArray, Params, Progress, Target
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -48,10 +50,10 @@ class ALSParams(Params):
     """
 
     weights: BehaviourWeights = BehaviourWeights()
-    factors: int = Field(default=128, ge=1)
-    regularization: float = Field(default=10.0, ge=0)
-    alpha: float = Field(default=10.0, gt=0)
-    iterations: int = Field(default=12, ge=1)
+    factors: Annotated[int, OneOf(32, 64, 96, 128, 192, 256)] = Field(default=128, ge=1)
+    regularization: Annotated[float, Within(0.1, 100.0, log=True)] = Field(default=10.0, ge=0)
+    alpha: Annotated[float, Within(0.3, 100.0, log=True)] = Field(default=10.0, gt=0)
+    iterations: Annotated[int, Within(4, 30)] = Field(default=12, ge=1)
     seed: int = 0
     device: Device = "auto"
 
@@ -72,10 +74,10 @@ class BPRParams(Params):
     """
 
     weights: BehaviourWeights = BehaviourWeights()
-    factors: int = Field(default=128, ge=1)
-    learning_rate: float = Field(default=0.05, gt=0)
-    regularization: float = Field(default=0.01, ge=0)
-    iterations: int = Field(default=60, ge=1)
+    factors: Annotated[int, OneOf(32, 64, 96, 128, 192, 256)] = Field(default=128, ge=1)
+    learning_rate: Annotated[float, Within(0.005, 0.2, log=True)] = Field(default=0.05, gt=0)
+    regularization: Annotated[float, Within(1e-4, 0.1, log=True)] = Field(default=0.01, ge=0)
+    iterations: Annotated[int, Within(20, 150)] = Field(default=60, ge=1)
     seed: int = 0
     threads: int = Field(default=0, ge=0)
     device: Device = "auto"
@@ -93,10 +95,10 @@ class ItemKNNParams(Params):
     """
 
     weights: BehaviourWeights = BehaviourWeights()
-    similarity: Literal["bm25", "cosine", "tfidf"] = "bm25"
-    neighbours: int = Field(default=100, ge=1)
-    k1: float = Field(default=1.2, gt=0)
-    b: float = Field(default=0.75, ge=0, le=1)
+    similarity: Annotated[Literal["bm25", "cosine", "tfidf"], OneOf("bm25", "cosine", "tfidf")] = "bm25"
+    neighbours: Annotated[int, Within(20, 400, log=True)] = Field(default=100, ge=1)
+    k1: Annotated[float, Within(0.1, 5.0, log=True)] = Field(default=1.2, gt=0)
+    b: Annotated[float, Within(0.0, 1.0)] = Field(default=0.75, ge=0, le=1)
 
 
 class _Factorisation(VectorModel):
@@ -204,7 +206,7 @@ class BPR(_Factorisation):
         return implicit.cpu.bpr.BayesianPersonalizedRanking(**common, num_threads=params.threads)
 
 
-class ItemKNN(Model):
+class ItemKNN(SparseModel):
     """Scores a target by its similarity to those of the user's history: the sum over the history of
     confidence x similarity.
 
@@ -237,15 +239,14 @@ class ItemKNN(Model):
         with _single_threaded_blas(), np.errstate(invalid="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore", ParameterWarning)  # the library's own weighing makes it a COO
             library.fit(self.interactions, show_progress=False)
-        similarity = library.similarity.astype(np.float32)
-        similarity.data[~np.isfinite(similarity.data)] = 0.0
-        similarity.eliminate_zeros()
-        self.similarity = similarity
+        found = library.similarity
+        data = found.data.astype(np.float32)
+        data[~np.isfinite(data)] = 0.0
+        self.similarity = sparse.csr_matrix((data, found.indices, found.indptr), shape=found.shape)
+        self.similarity.eliminate_zeros()
 
-    def _scores(self, users: IntArray) -> FloatArray:
-        scores: FloatArray = (self.interactions[users] @ self.similarity).toarray()
-        scores[scores == 0] = -np.inf
-        return scores
+    def _pairs(self, users: IntArray) -> sparse.csr_matrix:
+        return sparse.csr_matrix(self.interactions[users] @ self.similarity)
 
 
 @contextmanager

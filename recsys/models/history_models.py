@@ -6,7 +6,7 @@ Each is fitted here and scored by its numpy half, which the request path uses as
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +16,12 @@ from scipy import sparse
 from recsys.data.behaviours import DAY_US
 from recsys.data.dataset import Dataset
 from recsys.data.histories import Histories, HistoryBatch
-from recsys.models.base import Model
 from recsys.models.collaborative import ItemKNN, ItemKNNParams
 from recsys.models.neighbours import INTENT, Neighbours, RecencyParams
 from recsys.models.ragged import Ragged
 from recsys.models.repeat import MAX_TOUCHES, N_AGES, N_STAGES, ReturnRates, Touches
+from recsys.models.sparse_model import SparseModel
+from recsys.search import Within
 from recsys.types import BEHAVIOURS, Behaviour, FloatArray, IntArray, LongArray, Params, Progress, Target
 
 _HOUR_US = 3_600_000_000
@@ -34,7 +35,7 @@ class HistoryScorer(Protocol):
         ...
 
 
-class HistoryModel(Model):
+class HistoryModel(SparseModel):
     """A model that reads the latest `length` actions of a user, whoever the user is.
 
     Attributes:
@@ -54,12 +55,11 @@ class HistoryModel(Model):
         self.as_of_us = dataset.as_of_us
         self.scorer = self._scorer(dataset)
 
-    def _scores(self, users: IntArray) -> FloatArray:
+    def _pairs(self, users: IntArray) -> sparse.csr_matrix:
         at_us = np.full(len(users), self.as_of_us, dtype=np.int64)
         found = self.scorer.score(self.histories.last(users, self.length), at_us)
-        scores = np.full((len(users), self.n_targets), -np.inf, dtype=np.float32)
-        scores[found.row, found.ids] = found.scores
-        return scores
+        indptr = np.searchsorted(found.row, np.arange(len(users) + 1))
+        return sparse.csr_matrix((found.scores, found.ids, indptr), shape=(len(users), self.n_targets))
 
     @abstractmethod
     def _scorer(self, dataset: Dataset) -> HistoryScorer:
@@ -82,14 +82,14 @@ class CoVisitationParams(Params):
         recency: how a history is weighed when its neighbours are looked up.
     """
 
-    max_steps: int = Field(default=15, ge=1)
-    max_gap_hours: float = Field(default=24.0 * 7, gt=0)
-    gap_half_life_hours: float = Field(default=24.0, gt=0)
-    backward: float = Field(default=0.7, ge=0, le=1)
-    half_life_days: float = Field(default=60.0, gt=0)
-    popularity_damping: float = Field(default=0.4, ge=0, le=1)
-    prior: float = Field(default=2.0, ge=0)
-    neighbours: int = Field(default=100, ge=1)
+    max_steps: Annotated[int, Within(3, 40, log=True)] = Field(default=15, ge=1)
+    max_gap_hours: Annotated[float, Within(1.0, 24.0 * 30, log=True)] = Field(default=24.0 * 7, gt=0)
+    gap_half_life_hours: Annotated[float, Within(1.0, 24.0 * 30, log=True)] = Field(default=24.0, gt=0)
+    backward: Annotated[float, Within(0.0, 1.0)] = Field(default=0.7, ge=0, le=1)
+    half_life_days: Annotated[float, Within(5.0, 365.0, log=True)] = Field(default=60.0, gt=0)
+    popularity_damping: Annotated[float, Within(0.0, 1.0)] = Field(default=0.4, ge=0, le=1)
+    prior: Annotated[float, Within(0.0, 20.0)] = Field(default=2.0, ge=0)
+    neighbours: Annotated[int, Within(20, 300, log=True)] = Field(default=100, ge=1)
     intent: dict[Behaviour, float] = Field(default_factory=lambda: dict(INTENT))
     recency: RecencyParams = RecencyParams()
 
@@ -201,9 +201,9 @@ class RepeatParams(Params):
     """
 
     behaviours: tuple[Behaviour, ...] = (Behaviour.CART, Behaviour.PURCHASE)
-    horizon_share: float = Field(default=0.1, gt=0, lt=1)
-    origins: int = Field(default=4, ge=1)
-    prior_pairs: float = Field(default=20.0, gt=0)
+    horizon_share: Annotated[float, Within(0.02, 0.3, log=True)] = Field(default=0.1, gt=0, lt=1)
+    origins: Annotated[int, Within(1, 8)] = Field(default=4, ge=1)
+    prior_pairs: Annotated[float, Within(1.0, 200.0, log=True)] = Field(default=20.0, gt=0)
     length: int = Field(default=200, ge=1)
 
 

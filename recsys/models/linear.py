@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from abc import abstractmethod
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from recsys.data.behaviours import BehaviourWeights
 from recsys.data.dataset import Dataset
 from recsys.errors import ModelError
 from recsys.models.base import Model
+from recsys.search import OneOf, Within
 from recsys.types import FloatArray, IntArray, Params, Progress, Target
 
 _GB = 1e9
@@ -23,6 +25,26 @@ _MIRRORED_AT_ONCE = 1024
 _MOST_PAIRS = 5e8
 
 
+class LinearModel(Model):
+    """A model whose score is linear in the user's row: what each touched target speaks for, added up.
+
+    Attributes:
+        interactions: (users, targets) float32 CSR, the rows.
+    """
+
+    interactions: sparse.csr_matrix
+
+    @abstractmethod
+    def spoken_for(self, history: sparse.csr_matrix) -> FloatArray:
+        """(B, targets) float32 scores of (B, targets) CSR rows; minus infinity for an untouched target."""
+
+    def _scores(self, users: IntArray) -> FloatArray:
+        history = self.interactions[users]
+        scores = self.spoken_for(history)
+        scores[np.diff(history.indptr) == 0] = -np.inf
+        return scores
+
+
 class EASEParams(Params):
     """A ridge regression of every target on all others.
 
@@ -30,17 +52,19 @@ class EASEParams(Params):
         weights: which behaviours count, and how much.
         binary: whether a pair counts 1, however sure it is.
         regularization: lambda on the diagonal of the Gram matrix.
+        most_targets: only so many targets take part, those that most users touched; None takes all.
         memory_gb: refuse a catalogue whose fit may need more: 12 bytes a pair of touched targets, 4 in the
             dense matrix and up to 8 in the sparse product before it.
     """
 
     weights: BehaviourWeights = BehaviourWeights()
-    binary: bool = True
-    regularization: float = Field(default=200.0, gt=0)
+    binary: Annotated[bool, OneOf(True, False)] = True
+    regularization: Annotated[float, Within(5.0, 5_000.0, log=True)] = Field(default=200.0, gt=0)
+    most_targets: int | None = Field(default=None, ge=1)
     memory_gb: float = Field(default=24.0, gt=0)
 
 
-class EASE(Model):
+class EASE(LinearModel):
     """Item-item weights of least squared error with a zero diagonal.
 
     B = I - P / diag(P), P = (X'X + lambda I)^-1, scores X B (Steck, "Embarrassingly Shallow Autoencoders for
@@ -60,28 +84,36 @@ class EASE(Model):
         super().__init__(target=target)
         self.params = params or EASEParams()
 
-    def _fit(self, dataset: Dataset, progress: Progress | None) -> None:
-        interactions = _interactions(dataset, self.target, self.params.weights, binary=self.params.binary)
-        self.touched = np.unique(interactions.indices).astype(np.int32)
-        n = len(self.touched)
+    def refusal(self, dataset: Dataset) -> str | None:
+        """Refuses where `memory_gb` is too little."""
+        n = len(_touched(self._interactions(dataset), self.params.most_targets))
         needed_gb = 12.0 * n * n / _GB
-        if needed_gb > self.params.memory_gb:
-            raise ModelError(
-                f"ease: {n} targets need about {needed_gb:.1f} GB, memory_gb is {self.params.memory_gb:g}; "
-                "raise it, or use gf_cf, which stays sparse"
-            )
-        self._x = sparse.csr_matrix(interactions[:, self.touched])
-        gram = (self._x.T @ self._x).toarray().astype(np.float32, copy=False)
+        if needed_gb <= self.params.memory_gb:
+            return None
+        return (
+            f"{n} targets need about {needed_gb:.1f} GB, memory_gb is {self.params.memory_gb:g}; "
+            "raise it, lower most_targets, or use gf_cf, which stays sparse"
+        )
+
+    def _interactions(self, dataset: Dataset) -> sparse.csr_matrix:
+        return _interactions(dataset, self.target, self.params.weights, binary=self.params.binary)
+
+    def _fit(self, dataset: Dataset, progress: Progress | None) -> None:
+        interactions = self._interactions(dataset)
+        self.touched = _touched(interactions, self.params.most_targets)
+        n = len(self.touched)
+        self.interactions = interactions
+        x = sparse.csr_matrix(interactions[:, self.touched])
+        gram = (x.T @ x).toarray().astype(np.float32, copy=False)
         gram[np.diag_indices(n)] += np.float32(self.params.regularization)
         inverse = _inverse_of_positive(gram)
         inverse /= -inverse.diagonal()
         inverse[np.diag_indices(n)] = 0.0
         self.similarity = inverse
 
-    def _scores(self, users: IntArray) -> FloatArray:
-        history = self._x[users]
-        known = np.asarray(history @ self.similarity, dtype=np.float32)
-        known[np.diff(history.indptr) == 0] = -np.inf
+    def spoken_for(self, history: sparse.csr_matrix) -> FloatArray:
+        """What a row's targets speak for: x B."""
+        known = np.asarray(history[:, self.touched] @ self.similarity, dtype=np.float32)
         return _spread(known, self.touched, self.n_targets)
 
 
@@ -98,14 +130,14 @@ class GFCFParams(Params):
     """
 
     weights: BehaviourWeights = BehaviourWeights()
-    binary: bool = True
-    factors: int = Field(default=256, ge=1)
-    alpha: float = Field(default=0.3, ge=0)
-    sharpening: float = Field(default=0.0, ge=0, le=4)
+    binary: Annotated[bool, OneOf(True, False)] = True
+    factors: Annotated[int, Within(16, 512, log=True)] = Field(default=256, ge=1)
+    alpha: Annotated[float, Within(0.03, 3.0, log=True)] = Field(default=0.3, ge=0)
+    sharpening: Annotated[float, Within(0.0, 3.0)] = Field(default=0.0, ge=0, le=4)
     seed: int = 0
 
 
-class GFCF(Model):
+class GFCF(LinearModel):
     """Scores r (R'R + alpha D^-1/2 V V' D^1/2), R the adjacency normalised on both sides, V its first right
     singular vectors, D the targets' degrees (Shen et al., "How Powerful is Graph Convolution for
     Recommendation?", 2021).
@@ -131,17 +163,18 @@ class GFCF(Model):
         self.params = params or GFCFParams()
 
     def _fit(self, dataset: Dataset, progress: Progress | None) -> None:
-        self._x = _interactions(dataset, self.target, self.params.weights, binary=self.params.binary)
-        self.root_degree = np.sqrt(np.asarray(self._x.sum(axis=0)).ravel()).astype(np.float32)
-        user_root = np.sqrt(np.asarray(self._x.sum(axis=1)).ravel())
-        scaled = sparse.diags(_inverse(user_root)) @ self._x @ sparse.diags(_inverse(self.root_degree))
+        x = _interactions(dataset, self.target, self.params.weights, binary=self.params.binary)
+        self.interactions = x
+        self.root_degree = np.sqrt(np.asarray(x.sum(axis=0)).ravel()).astype(np.float32)
+        user_root = np.sqrt(np.asarray(x.sum(axis=1)).ravel())
+        scaled = sparse.diags(_inverse(user_root)) @ x @ sparse.diags(_inverse(self.root_degree))
         self.adjacency = sparse.csr_matrix(scaled, dtype=np.float32)
         self.basis = _right_singular_vectors(self.adjacency, self.params.factors, self.params.seed)
         pairs = float((np.diff(self.adjacency.indptr).astype(np.float64) ** 2).sum())
         self._gram = sparse.csr_matrix(self.adjacency.T @ self.adjacency) if pairs <= _MOST_PAIRS else None
 
-    def _scores(self, users: IntArray) -> FloatArray:
-        history = self._x[users]
+    def spoken_for(self, history: sparse.csr_matrix) -> FloatArray:
+        """What passes the filters."""
         if self._gram is not None:
             linear = (history @ self._gram).toarray()
         else:
@@ -150,7 +183,6 @@ class GFCF(Model):
         scores = linear + (self.params.alpha * passed) @ (self.basis * self.root_degree[:, None]).T
         if self.params.sharpening:
             scores = self._sharpened(scores.astype(np.float32, copy=False))
-        scores[np.diff(history.indptr) == 0] = -np.inf
         scores[:, self.root_degree == 0] = -np.inf
         filtered: FloatArray = scores.astype(np.float32, copy=False)
         return filtered
@@ -172,6 +204,13 @@ def _interactions(
     if binary:
         matrix.data[:] = 1.0
     return matrix
+
+
+def _touched(interactions: sparse.csr_matrix, most: int | None) -> IntArray:
+    """The targets that somebody touched, ascending; at most so many, those with the most users."""
+    users = np.bincount(interactions.indices, minlength=interactions.shape[1])
+    order = np.argsort(-users, kind="stable")[: np.count_nonzero(users)]
+    return np.sort(order[:most]).astype(np.int32)
 
 
 def _inverse(values: FloatArray | npt.NDArray[np.float64]) -> FloatArray:

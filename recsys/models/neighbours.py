@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from pydantic import Field
 
 from recsys.data.histories import HistoryBatch
 from recsys.models.ragged import Ragged, expand
+from recsys.search import Within
 from recsys.types import BEHAVIOURS, Behaviour, FloatArray, IntArray, LongArray, Params
 
 _HOUR_US = 3_600_000_000
@@ -42,10 +44,10 @@ class RecencyParams(Params):
         intent: weight of each behaviour; one left out counts 0.
     """
 
-    length: int = Field(default=30, ge=1)
-    half_life_hours: float = Field(default=24.0, gt=0)
-    step: float = Field(default=0.95, gt=0, le=1)
-    floor: float = Field(default=0.1, ge=0, le=1)
+    length: Annotated[int, Within(5, 100, log=True)] = Field(default=30, ge=1)
+    half_life_hours: Annotated[float, Within(1.0, 24.0 * 90, log=True)] = Field(default=24.0, gt=0)
+    step: Annotated[float, Within(0.8, 1.0)] = Field(default=0.95, gt=0, le=1)
+    floor: Annotated[float, Within(0.0, 0.5)] = Field(default=0.1, ge=0, le=1)
     intent: dict[Behaviour, float] = Field(default_factory=lambda: dict(INTENT))
 
     def weights(self, history: HistoryBatch, at_us: LongArray) -> FloatArray:

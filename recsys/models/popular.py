@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ from scipy import sparse
 from recsys.data.behaviours import BehaviourWeights
 from recsys.data.dataset import Dataset, Entities
 from recsys.models.base import Model, top_k
+from recsys.search import Within
 from recsys.types import FloatArray, IntArray, Params, Progress, Target
 
 
@@ -28,7 +29,7 @@ class PopularParams(Params):
 
     weights: BehaviourWeights = BehaviourWeights(half_life_days=7.0)
     segment_by: tuple[str, ...] = ("age_band", "gender")
-    shrinkage_users: float = Field(default=100.0, ge=0)
+    shrinkage_users: Annotated[float, Within(1.0, 10_000.0, log=True)] = Field(default=100.0, ge=0)
 
 
 @dataclass(frozen=True)

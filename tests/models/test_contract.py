@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import sparse
+from threadpoolctl import threadpool_limits
 
 from recsys.data.dataset import Dataset
 from recsys.errors import ModelError
@@ -15,6 +16,7 @@ from recsys.models.base import Model
 from recsys.models.collaborative import ALS, BPR, ALSParams, BPRParams, ItemKNN, ItemKNNParams
 from recsys.models.history_models import CoVisitation, Repeat, SimilarItems
 from recsys.models.linear import EASE, GFCF, EASEParams, GFCFParams
+from recsys.models.linear_neighbours import EASEItems, EASEItemsParams, GFCFItems, GFCFItemsParams
 from recsys.models.popular import Popular
 from recsys.types import Behaviour, Target
 from tests.models.conftest import START_US, BuildDataset
@@ -33,6 +35,8 @@ MODELS: dict[str, Build] = {
     "similar-items": SimilarItems,
     "ease": lambda **kw: EASE(EASEParams(regularization=5.0), **kw),
     "gf-cf": lambda **kw: GFCF(GFCFParams(factors=4), **kw),
+    "ease-items": lambda **kw: EASEItems(EASEItemsParams(ease=EASEParams(regularization=5.0)), **kw),
+    "gf-cf-items": lambda **kw: GFCFItems(GFCFItemsParams(gf_cf=GFCFParams(factors=4)), **kw),
     "knn-tfidf": lambda **kw: ItemKNN(ItemKNNParams(similarity="tfidf"), **kw),
 }
 #: Popularity knows no taste, and what was not touched yet cannot be returned to.
@@ -108,6 +112,18 @@ def test_a_batch_equals_single_requests(build: Build, random_log: Dataset) -> No
         assert single.counts[0] == batch.counts[row]
         np.testing.assert_array_equal(single.row(0)[0], batch.row(row)[0])
         np.testing.assert_allclose(single.row(0)[1], batch.row(row)[1], rtol=1e-4)
+
+
+def test_batches_side_by_side_are_those_one_after_the_other(
+    build: Build, random_log: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build().fit(random_log)
+    users = np.arange(40, dtype=np.int32)
+    exclude = random_log.done(Target.ITEM, [BUY])
+    at_once = model.recommend(users, k=6, exclude=exclude)
+    monkeypatch.setattr(model, "_users_at_once", lambda: 3)
+    with threadpool_limits(2, user_api="blas"):
+        assert_same(model.recommend(users, k=6, exclude=exclude), at_once)
 
 
 def test_excluded_and_disallowed_targets_stay_out_and_change_nothing_else(
