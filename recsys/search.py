@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import BaseModel
 
@@ -60,21 +59,9 @@ class Searched:
     value: Value
 
 
-def search_space(params: BaseModel, also: Mapping[str, Range] | None = None) -> dict[str, Searched]:
-    """Every setting that names its range, by dotted key.
-
-    Args:
-        params: settings, those nested in them included.
-        also: ranges by dotted key of settings that name none themselves.
-    """
-    found = dict(_searched(params, ""))
-    for key, allowed in (also or {}).items():
-        value: Any = params
-        for name in key.split("."):
-            value = getattr(value, name)
-        if value is not None:
-            found[key] = Searched(allowed.with_value(value), value)
-    return found
+def search_space(params: BaseModel) -> dict[str, Searched]:
+    """Every setting that names its range, those nested in others included, by dotted key."""
+    return dict(_searched(params, ""))
 
 
 def _searched(params: BaseModel, above: str) -> Iterator[tuple[str, Searched]]:

@@ -21,8 +21,6 @@ from recsys.errors import ConfigError, DataError, ModelError, RecsysError
 from recsys.evaluation.protocol import Judged, evaluate, goal_behaviours, judge
 from recsys.models.fusion_training import consumption
 from recsys.models.popular import Popular
-from recsys.models.two_tower import TwoTower
-from recsys.models.two_tower_search import TWO_TOWER_SEARCH
 from recsys.search import Value, search_space
 from recsys.types import Behaviour, Progress, Target
 from training.candidates import build_model, params_of, with_params
@@ -111,7 +109,7 @@ def tune(
     """
     k = metric_length(metric)
     params = params_of(config, model)
-    space = search_space(params, TWO_TOWER_SEARCH if model == TwoTower.name else None)
+    space = search_space(params)
     if not space:
         raise ConfigError(f"model {model!r}: none of its settings names a range to search")
     dataset = Dataset.load(dataset_path)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from recsys.search import OneOf, Within
 from recsys.types import Behaviour, Params
 
 #: Columns of an entity table by name, or those that suit any log.
@@ -70,24 +71,24 @@ class TwoTowerParams(Params):
         compile: whether a GPU runs the history encoder through torch.compile.
     """
 
-    dim: int = Field(default=64, ge=1)
-    history_length: int = Field(default=50, ge=1)
+    dim: Annotated[int, OneOf(32, 64, 128)] = Field(default=64, ge=1)
+    history_length: Annotated[int, OneOf(20, 50, 100)] = Field(default=50, ge=1)
     heads: int = Field(default=2, ge=1)
-    layers: int = Field(default=0, ge=0)
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    user_id_embedding: bool = True
-    user_id_dropout: float = Field(default=0.5, ge=0, le=1)
-    target_id_dropout: float = Field(default=0.1, ge=0, le=1)
+    layers: Annotated[int, Within(0, 2)] = Field(default=0, ge=0)
+    dropout: Annotated[float, Within(0.0, 0.4)] = Field(default=0.1, ge=0, lt=1)
+    user_id_embedding: Annotated[bool, OneOf(True, False)] = True
+    user_id_dropout: Annotated[float, Within(0.1, 0.9)] = Field(default=0.5, ge=0, le=1)
+    target_id_dropout: Annotated[float, Within(0.0, 0.5)] = Field(default=0.1, ge=0, le=1)
     user_features: FeatureColumns = "auto"
     target_features: FeatureColumns = "auto"
     max_categories: int = Field(default=10_000, ge=1)
     normalise: bool = True
-    temperature: float = Field(default=0.07, gt=0)
+    temperature: Annotated[float, Within(0.03, 0.3, log=True)] = Field(default=0.07, gt=0)
     learn_temperature: bool = True
     loss: Literal["auto", "sampled", "full"] = "auto"
     full_softmax_up_to: int = Field(default=4_096, ge=1)
     in_batch_negatives: bool = True
-    uniform_negatives: int = Field(default=1_024, ge=0)
+    uniform_negatives: Annotated[int, OneOf(256, 1_024, 4_096)] = Field(default=1_024, ge=0)
     log_q: bool = True
     exposed_negatives: int = Field(default=8, ge=0)
     exposure_window_s: float = Field(default=3_600.0, gt=0)
@@ -98,7 +99,7 @@ class TwoTowerParams(Params):
     target_behaviours: tuple[Behaviour, ...] | None = None
     repeats: bool = True
     batch_size: int = Field(default=1_024, ge=1)
-    learning_rate: float = Field(default=2e-3, gt=0)
+    learning_rate: Annotated[float, Within(3e-4, 1e-2, log=True)] = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     warmup_steps: int = Field(default=100, ge=0)
     sparse_tables: bool | Literal["auto"] = "auto"

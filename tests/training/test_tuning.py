@@ -15,8 +15,6 @@ from recsys.data.dataset import Dataset
 from recsys.data.split import split_by_time
 from recsys.errors import ConfigError, ModelError
 from recsys.models.base import Model
-from recsys.models.two_tower import TwoTower
-from recsys.models.two_tower_search import TWO_TOWER_SEARCH
 from recsys.search import OneOf, Range, Searched, Within, search_space
 from tests.training.conftest import N_ITEMS, N_USERS, prepared, shop_events
 from training import tuning
@@ -229,13 +227,13 @@ def bounds(allowed: Range) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("name", list(MODELS))
 def test_every_model_says_what_may_be_searched_and_takes_all_of_it(name: str) -> None:
-    space = search_space(params_of(CONFIG, name), TWO_TOWER_SEARCH if name == TwoTower.name else None)
+    space = search_space(params_of(CONFIG, name))
     assert space
     for key, searched in space.items():
         whole = isinstance(searched.value, int)
         for value in bounds(searched.allowed):
             tried = with_params(CONFIG, name, tuning._tree({key: int(value) if whole else value}))
-            now = search_space(params_of(tried, name), TWO_TOWER_SEARCH if name == TwoTower.name else None)
+            now = search_space(params_of(tried, name))
             assert now[key].value == value
 
 
