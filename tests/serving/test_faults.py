@@ -332,6 +332,26 @@ def test_a_hundred_swaps_leave_the_memory_as_it_was(make_bundle: MakeBundle) -> 
     run_script(SWAPPED, make_bundle("v1"), make_bundle("v2", seed=1))
 
 
+#: The threads that a load, requests and a swap leave behind: none, so that nothing of them can fail to start
+#: near the limit of the memory, be lost in a fork, or be in the way at the end of a process.
+THREADS = """
+import os, sys
+from serving import Recommender
+
+before = len(os.listdir("/proc/self/task"))
+recommender = Recommender.load(sys.argv[1], clock=lambda: CLOCK_S)
+recommender.products(1000)
+recommender.rooms(1000)
+recommender.swap(sys.argv[2])
+recommender.products(1000)
+assert len(os.listdir("/proc/self/task")) == before
+"""
+
+
+def test_no_thread_is_left_by_a_load_or_a_request(make_bundle: MakeBundle) -> None:
+    run_script(THREADS, make_bundle("v1"), make_bundle("v2", seed=1))
+
+
 # -- forks --------------------------------------------------------------------------------------------------
 
 #: As `gunicorn --preload` does: the bundle is loaded, warmed and asked, and then come the workers.
