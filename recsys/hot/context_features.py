@@ -128,44 +128,57 @@ def promotions(
     if not len(panel.promotions):
         return {}
     known = panel.promotions
-    d, h = panel.n_days, target.horizon.days
+    items, place = np.unique(samples.item_idx, return_inverse=True)
+    own, of_own = panel.of_items(items), Samples(place.astype(np.int32), samples.origin)
     found: Features = {}
     for code, kind in enumerate(known.kinds[:3]):
-        of_kind = known.kind == code
-        past = _promoted_days(panel, of_kind)
-        running = RunningTotal(past, np.ones(d, dtype=bool))
-        for lag in range(PROMOTION_LAG_WEEKS):
-            found[f"{kind}_week_{lag + 1}"] = running.total(samples, -7 * (lag + 1), -7 * lag) / 7
-        for days in (28, 84, 168, 364):
-            found[f"{kind}_{days}d"] = running.total(samples, -days, 0) / days
-        on = past > 0.02
-        days_index = np.arange(d, dtype=np.int32)
-        last = np.full((panel.n_items, d + 1), -1, dtype=np.int32)
-        np.maximum.accumulate(np.where(on, days_index, -1), axis=1, out=last[:, 1:])
-        since = samples.origin - last[samples.item_idx, samples.origin]
-        never = last[samples.item_idx, samples.origin] < 0
-        found[f"days_since_{kind}"] = np.where(never, np.nan, since).astype(np.float32)
-        starts = on.copy()
-        starts[:, 1:] &= ~on[:, :-1]
-        begun = RunningTotal(starts.astype(np.float32), np.ones(d, dtype=bool))
-        times = begun.total(samples, -d, 0)
-        last_start = np.full((panel.n_items, d + 1), -1, dtype=np.int32)
-        np.maximum.accumulate(np.where(starts, days_index, -1), axis=1, out=last_start[:, 1:])
-        first_start = np.where(starts.any(axis=1), starts.argmax(axis=1), 0)[samples.item_idx]
-        latest = last_start[samples.item_idx, samples.origin]
-        interval = (latest - first_start) / np.maximum(times - 1, 1)
-        regular = times >= 2
-        found[f"{kind}_starts"] = times
-        found[f"{kind}_interval_days"] = np.where(regular, interval, np.nan).astype(np.float32)
-        found[f"{kind}_phase"] = np.where(
-            regular, (samples.origin - latest) / np.maximum(interval, 1), np.nan
-        ).astype(np.float32)
-        found |= _uplift(panel, samples, on, kind)
+        promoted = _promoted_days(panel, known.kind == code)
+        found |= _past_promotion(own, promoted[items], of_own, kind)
         for group, membership in memberships.items():
-            found |= _group_promotion(past, samples, membership, f"{kind}_{group}")
+            found |= _group_promotion(promoted, samples, membership, f"{kind}_{group}")
     found |= _ahead(panel, target, samples)
-    found["promotion_days_ahead_share"] = found["promotion_days_ahead"] / h
+    found["promotion_days_ahead_share"] = found["promotion_days_ahead"] / target.horizon.days
     return found
+
+
+def _past_promotion(panel: Panel, promoted: FloatArray, samples: Samples, kind: str) -> Features:
+    """How much an item was promoted of late, and in what rhythm.
+
+    Args:
+        panel: of n items.
+        promoted: (n, D) strength of their promotions.
+        samples: R pairs.
+        kind: of promotion.
+    """
+    d = panel.n_days
+    found: Features = {}
+    running = RunningTotal(promoted, np.ones(d, dtype=bool))
+    for lag in range(PROMOTION_LAG_WEEKS):
+        found[f"{kind}_week_{lag + 1}"] = running.total(samples, -7 * (lag + 1), -7 * lag) / 7
+    for days in (28, 84, 168, 364):
+        found[f"{kind}_{days}d"] = running.total(samples, -days, 0) / days
+    on = promoted > 0.02
+    days_index = np.arange(d, dtype=np.int32)
+    last = np.full((panel.n_items, d + 1), -1, dtype=np.int32)
+    np.maximum.accumulate(np.where(on, days_index, -1), axis=1, out=last[:, 1:])
+    since = samples.origin - last[samples.item_idx, samples.origin]
+    never = last[samples.item_idx, samples.origin] < 0
+    found[f"days_since_{kind}"] = np.where(never, np.nan, since).astype(np.float32)
+    starts = on.copy()
+    starts[:, 1:] &= ~on[:, :-1]
+    begun = RunningTotal(starts, np.ones(d, dtype=bool))
+    times = begun.total(samples, -d, 0)
+    last_start = np.full((panel.n_items, d + 1), -1, dtype=np.int32)
+    np.maximum.accumulate(np.where(starts, days_index, -1), axis=1, out=last_start[:, 1:])
+    first_start = np.where(starts.any(axis=1), starts.argmax(axis=1), 0)[samples.item_idx]
+    latest = last_start[samples.item_idx, samples.origin]
+    interval = (latest - first_start) / np.maximum(times - 1, 1)
+    regular = times >= 2
+    found[f"{kind}_starts"] = times
+    found[f"{kind}_interval_days"] = np.where(regular, interval, np.nan).astype(np.float32)
+    phase = (samples.origin - latest) / np.maximum(interval, 1)
+    found[f"{kind}_phase"] = np.where(regular, phase, np.nan).astype(np.float32)
+    return found | _uplift(panel, samples, on, kind)
 
 
 def _promoted_days(panel: Panel, chosen: BoolArray) -> FloatArray:
@@ -186,7 +199,7 @@ def _uplift(panel: Panel, samples: Samples, on: BoolArray, kind: str) -> Feature
     """How much more the item sold a day under past promotions than without."""
     every = np.ones(panel.n_days, dtype=bool)
     demand = panel.dense("demand")
-    days_on = RunningTotal(on.astype(np.float32), every).total(samples, -panel.n_days, 0)
+    days_on = RunningTotal(on, every).total(samples, -panel.n_days, 0)
     sold_on = RunningTotal(np.where(on, demand, 0), every).total(samples, -panel.n_days, 0)
     sold = panel.running("demand").total(samples, -panel.n_days, 0)
     days_off = np.maximum(samples.origin - days_on, 1)

@@ -78,17 +78,21 @@ def peaks(panel: Panel, target: TargetParams, samples: Samples) -> Features:
     of that window, and `breakout_factor` times the rate of the recent days before it.
     """
     h = target.horizon.days
-    running = RunningTotal(panel.dense("units"), panel.observed)
+    items, item = np.unique(samples.item_idx, return_inverse=True)
+    units = panel.dense("units")
+    top = _least_of_the_top(RunningTotal(units, panel.observed), target)
+    running = RunningTotal(units[items], panel.observed)
+    del units
+    origin, own = samples.origin, Samples(item.astype(np.int32), samples.origin)
     sums = rolling(running.totals, h)
     best = np.maximum.accumulate(sums, axis=1)
-    item, origin = samples.item_idx, samples.origin
     days = np.arange(sums.shape[1], dtype=np.int32)
     at_best = np.maximum.accumulate(np.where((sums >= best) & (sums > 0), days, -1), axis=1)
-    recent = h * running.rate(samples, -28, 0)
+    recent = h * running.rate(own, -28, 0)
     found: Features = {
         "best_window": np.log1p(best[item, origin]),
         "best_over_recent": log_ratio(best[item, origin], recent, 1.0),
-        "days_since_best": _days_since(at_best, samples),
+        "days_since_best": _days_since(at_best, own),
     }
     yearly = np.maximum.reduce([sums[item, np.maximum(origin - lag, 0)] for lag in range(0, 112, 4)])
     found["best_window_112d"] = np.log1p(yearly)
@@ -97,15 +101,6 @@ def peaks(panel: Panel, target: TargetParams, samples: Samples) -> Features:
     del best, at_best
 
     before = lagged(rolling(running.totals, target.recent_days), h) * np.float32(h / target.recent_days)
-    active = rolling(running.totals, target.population_days) > 0
-    top = np.array(
-        [
-            np.quantile(sums[active[:, day], day], 1 - target.breakout_share)
-            if active[:, day].any()
-            else np.inf
-            for day in range(sums.shape[1])
-        ]
-    )
     out = (
         (sums >= np.maximum(top, target.breakout_min_units)[None, :])
         & (sums >= target.breakout_factor * np.maximum(before, 1.0))
@@ -120,7 +115,7 @@ def peaks(panel: Panel, target: TargetParams, samples: Samples) -> Features:
     last_began = np.maximum.accumulate(np.where(began, days, -1), axis=1)[item, origin]
     found["breakouts"] = times
     found["breakouts_per_day"] = times / np.maximum(origin, 1)
-    found["days_since_breakout"] = _days_since(last, samples)
+    found["days_since_breakout"] = _days_since(last, own)
     interval = (last_began - first[item]) / np.maximum(times - 1, 1)
     known = times >= 2
     found["breakout_interval_days"] = np.where(known, interval, np.nan).astype(np.float32)
@@ -136,6 +131,20 @@ def peaks(panel: Panel, target: TargetParams, samples: Samples) -> Features:
         window += out[item, np.maximum(end - 7 * weeks, 0)]
     found["breakouts_13_weeks"] = window
     return found
+
+
+def _least_of_the_top(running: RunningTotal, target: TargetParams) -> npt.NDArray[np.float64]:
+    """(D + 1,) sales of the horizon's length before each day that only the top share of the items exceed."""
+    sums = rolling(running.totals, target.horizon.days)
+    active = rolling(running.totals, target.population_days) > 0
+    return np.array(
+        [
+            np.quantile(column[there], 1 - target.breakout_share) if there.any() else np.inf
+            for column, there in zip(
+                np.ascontiguousarray(sums.T), np.ascontiguousarray(active.T), strict=True
+            )
+        ]
+    )
 
 
 def rhythm(panel: Panel, samples: Samples) -> Features:
