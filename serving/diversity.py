@@ -10,7 +10,7 @@ import numpy as np
 
 from recsys.types import BoolArray, FloatArray, IntArray
 from serving.answer import RequestError
-from serving.loaded import Found
+from serving.found import Found
 
 #: Candidates that a list is put together from, at least; the cost of a re-ranking is bounded by it.
 POOL = 100
@@ -87,14 +87,14 @@ class Caps:
 
 
 def shaped(
-    found: list[Found],
+    found: Found,
     shape: Shape,
     categories: IntArray,
     vectors: FloatArray | None,
     *,
     k: int,
     brands: IntArray | None = None,
-) -> list[Found]:
+) -> Found:
     """At most k of the candidates, chosen one after the other by maximal marginal relevance.
 
     The next is the one with the most (1 - diversity) * relevance - diversity * similarity, where relevance
@@ -110,10 +110,9 @@ def shaped(
         k: length of the list.
         brands: (items,) int32 codes, -1 for none; None where no product has one.
     """
-    if shape.plain or not found:
-        return found[:k]
-    items = np.array([item for item, _, _ in found])
-    scores = np.array([score for _, score, _ in found], dtype=np.float64)
+    if shape.plain or not len(found):
+        return found.first(k)
+    items, scores = found.items, found.scores.astype(np.float64)
     spread = scores.max() - scores.min()
     relevance = (scores - scores.min()) / spread if spread > 0 else np.ones(len(scores))
     alike = _similarities(categories[items], None if vectors is None else vectors[items])
@@ -122,14 +121,14 @@ def shaped(
         groups.append((brands[items], shape.max_per_brand))
     caps = Caps(groups)
     nearest = np.zeros(len(items))
-    chosen: list[Found] = []
+    chosen: list[int] = []
     while len(chosen) < k and caps.room.any():
         value = (1.0 - shape.diversity) * relevance - shape.diversity * nearest
         place = int(np.argmax(np.where(caps.room, value, -np.inf)))
-        chosen.append(found[place])
+        chosen.append(place)
         caps.take(place)
         nearest = np.maximum(nearest, alike[place])
-    return chosen
+    return found.at(chosen)
 
 
 def _similarities(codes: IntArray, vectors: FloatArray | None) -> FloatArray:

@@ -29,7 +29,8 @@ class ExactScores:
         scores = np.empty(len(items), dtype=np.float32)
         wide = items.astype(np.int64, copy=False)
         threads = faiss.omp_get_max_threads()
-        faiss.omp_set_num_threads(1)  # or FAISS starts a team of threads for this one query
+        if threads > 1:  # or FAISS starts a team of threads for this one query
+            faiss.omp_set_num_threads(1)
         try:
             self._by_index(
                 faiss.swig_ptr(scores),
@@ -41,7 +42,8 @@ class ExactScores:
                 len(wide),
             )
         finally:
-            faiss.omp_set_num_threads(threads)
+            if threads > 1:
+                faiss.omp_set_num_threads(threads)
         return scores
 
 

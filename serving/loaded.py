@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from recsys.product_sections import (
 from recsys.room_sections import read_rooms
 from recsys.types import BEHAVIOURS, Behaviour, Candidates, IntArray
 from serving.bitmap import Bitmap
+from serving.found import NOTHING, Found
 from serving.holds import Holds
 from serving.sources import HistorySource, PopularSource, Source, VectorSource, Wanted
 from serving.state import Action
@@ -40,8 +40,6 @@ _ALL_THERE = np.ones((1, HISTORY_LENGTH), dtype=bool)
 _ALL_THERE.flags.writeable = False
 #: Sets of items by category, and by price, that are kept: n / 8 bytes each, 16 MB in all at a million items.
 _KEPT = 64
-#: A product of an answer: its index, its score, and the source that put it there.
-Found = tuple[int, float, str]
 
 
 class LoadedBundle:
@@ -145,25 +143,21 @@ class LoadedBundle:
         )
         return Wanted(user_idx, history, bool(len(new)), np.array([at_us], dtype=np.int64), allowed)
 
-    def fused(self, wanted: Wanted, *, k: int) -> list[Found]:
-        """The best k allowed products as (item_idx, score, source), best first."""
-        depth = max(DEPTH, k)
+    def fused(self, wanted: Wanted, *, k: int) -> Found:
+        """The best k allowed products."""
         if self.combiner is None:
             name = next((name for name in self.sources if self.sources[name] is not self.popular), None)
             if name is None:
-                return []
-            ids, scores = self.sources[name].candidates(wanted, k=k).row(0)
-            return list(zip(ids.tolist(), scores.tolist(), repeat(name, len(ids)), strict=True))
+                return NOTHING
+            return Found.of(*self.sources[name].candidates(wanted, k=k).row(0), name)
         names = self.combiner.sources
+        depth = max(DEPTH, k)
         found: list[Candidates] = [self.sources[name].candidates(wanted, k=depth) for name in names]
         if not any(int(candidates.counts[0]) for candidates in found):
-            return []
+            return NOTHING
         fused = self.combiner.recommend(found, wanted.history, wanted.at_us, k=k)
         ids, scores = fused.candidates.row(0)
-        owners = fused.source[0, : len(ids)].tolist()
-        return [
-            (i, s, names[owner]) for i, s, owner in zip(ids.tolist(), scores.tolist(), owners, strict=True)
-        ]
+        return Found(ids, scores, [names[owner] for owner in fused.source[0, : len(ids)].tolist()])
 
     @property
     def returns(self) -> bool:
@@ -258,7 +252,7 @@ class LoadedBundle:
                 raise BundleRefused(
                     Reason.CONTENT, f"{self.bundle.path}: a smoke query failed: {error}"
                 ) from error
-            if not all(np.isfinite(score) for _, score, _ in answer):
+            if not np.isfinite(answer.scores).all():
                 raise BundleRefused(
                     Reason.NOT_FINITE, f"{self.bundle.path}: a smoke query gave a score that is not finite"
                 )

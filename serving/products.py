@@ -15,7 +15,8 @@ from recsys.types import ExternalId
 from serving.answer import Answer, Entry, NotServed, RequestError
 from serving.bitmap import Bitmap
 from serving.diversity import Shape, shaped
-from serving.loaded import Found, LoadedBundle
+from serving.found import NOTHING, Found
+from serving.loaded import LoadedBundle
 from serving.sources import Wanted
 from serving.state import Action
 
@@ -90,13 +91,13 @@ def for_user(
     why_not = asker.why_not
     if why_not is None and asker.user_idx < 0 and not wanted.history.mask.any():
         why_not = "unknown user"
-    found: list[Found] = []
+    found = NOTHING
     if why_not is None:
         allowed.remove(loaded.unwanted(wanted, returns=loaded.returns if repeat is None else repeat))
         found = loaded.fused(wanted, k=min(shape.pool(k), loaded.n_items))
-        if all(loaded.is_popular(source) for _, _, source in found):
+        if all(map(loaded.is_popular, found.sources)):
             why_not = "nothing is known of the user"
-    found += _popular(loaded, wanted, min(shape.pool(k), loaded.n_items) - len(found), found)
+    found = found.then(_popular(loaded, wanted, min(shape.pool(k), loaded.n_items) - len(found), found))
     vectors = None if loaded.vectors is None else loaded.vectors.index.vectors
     fallback = None if why_not is None else f"popular: {why_not}"
     chosen = shaped(found, shape, loaded.categories, vectors, k=k, brands=loaded.brands)
@@ -135,7 +136,8 @@ def for_audience(
             continue
         allowed.remove(loaded.unwanted(wanted, returns=loaded.returns))
         voters += 1
-        for rank, (item, _, source) in enumerate(loaded.fused(wanted, k=BALLOT), 1):
+        ballot = loaded.fused(wanted, k=BALLOT)
+        for rank, (item, source) in enumerate(zip(ballot.items.tolist(), ballot.sources, strict=True), 1):
             votes[item] = votes.get(item, 0.0) + 1.0 / math.log2(rank + 1)
             if rank <= FIRST:
                 first[item] += 1
@@ -156,7 +158,7 @@ def for_audience(
         )
     fallback = None if voters else "popular: nobody in the room is known"
     nobody = loaded.wanted(-1, (), at_us=at_us, allowed=base)
-    taken = [(item, votes[item] / voters, "audience") for item in order]
+    taken = Found.of(order, [votes[item] / voters for item in order], "audience")
     rest = _popular(loaded, nobody, min(k, loaded.n_items) - len(order), taken)
     filled = _answer(loaded, rest, k - len(order), fallback, base)
     shown = (*entries, *filled.entries)
@@ -172,27 +174,24 @@ def beside(loaded: LoadedBundle, available: Bitmap, item_id: ExternalId, *, k: i
     """The k products that go with a product; see `Recommender.similar`."""
     allowed = available.copy()
     item = loaded.catalogue.items.get(item_id)
-    found: list[Found] = []
+    found = NOTHING
     if item >= 0:
         allowed.remove([item])
         for name, neighbours in loaded.neighbours.items():
             of_item = slice(*neighbours.indptr[item : item + 2].tolist())
             ids = neighbours.ids[of_item]
-            kept = allowed.has(ids)
-            pairs = zip(ids[kept].tolist(), neighbours.scores[of_item][kept].tolist(), strict=True)
-            found = [(i, s, name) for i, s in pairs][:k]
-            if found:
+            kept = np.flatnonzero(allowed.has(ids))[:k]
+            found = Found.of(ids[kept], neighbours.scores[of_item][kept], name)
+            if len(found):
                 break
-        if not found and loaded.vectors is not None:
+        if not len(found) and loaded.vectors is not None:
             vector = np.asarray(loaded.vectors.index.vectors[item])
-            ids, scores = loaded.vectors.nearest(vector, k=k, allowed=allowed)
-            name = loaded.vectors_name
-            found = [(i, s, name) for i, s in zip(ids.tolist(), scores.tolist(), strict=True)]
+            found = Found.of(*loaded.vectors.nearest(vector, k=k, allowed=allowed), loaded.vectors_name)
     fallback = None
-    if not found:
+    if not len(found):
         fallback = "popular: unknown item" if item < 0 else "popular: nothing goes with the item yet"
         nobody = loaded.wanted(-1, (), at_us=loaded.catalogue.as_of_us, allowed=allowed)
-        found = _popular(loaded, nobody, k, [])
+        found = _popular(loaded, nobody, k, NOTHING)
     return _answer(loaded, found, k, fallback, allowed)
 
 
@@ -231,26 +230,22 @@ def check_k(k: int) -> None:
         raise RequestError(f"k={k!r}: ask for a whole number of at least 1")
 
 
-def _popular(loaded: LoadedBundle, wanted: Wanted, k: int, have: list[Found]) -> list[Found]:
+def _popular(loaded: LoadedBundle, wanted: Wanted, k: int, have: Found) -> Found:
     """What is popular, to fill up k more places; scores go on below those that are there."""
     if k < 1 or loaded.popular is None:
-        return []
+        return NOTHING
     left = wanted.allowed.copy()
-    left.remove([item for item, _, _ in have])
-    ids, scores = loaded.popular.best(loaded.popular.segment(wanted.user_idx), k=k, allowed=left)
-    below = have[-1][1] - 1.0 if have else 0.0
-    return [
-        (item, below + score, loaded.popular_name)
-        for item, score in zip(ids.tolist(), scores.tolist(), strict=True)
-    ]
+    left.remove(have.items)
+    items, scores = loaded.popular.best(loaded.popular.segment(wanted.user_idx), k=k, allowed=left)
+    below = float(have.scores[-1]) - 1.0 if len(have) else 0.0
+    return Found.of(items, below + scores.astype(np.float64), loaded.popular_name)
 
 
-def _answer(
-    loaded: LoadedBundle, found: list[Found], k: int, fallback: str | None, allowed: Bitmap
-) -> Answer:
-    items, scores, sources = zip(*found, strict=True) if found else ((), (), ())
-    reasons = map(loaded.reasons.__getitem__, sources)
-    entries = Entry.many(loaded.catalogue.items.spelt(items), scores, sources, reasons)
+def _answer(loaded: LoadedBundle, found: Found, k: int, fallback: str | None, allowed: Bitmap) -> Answer:
+    reasons = map(loaded.reasons.__getitem__, found.sources)
+    entries = Entry.many(
+        loaded.catalogue.items.spelt(found.items), found.scores.tolist(), found.sources, reasons
+    )
     shortfall = _shortfall(len(entries), k, allowed.count()) if len(entries) < k else None
     return Answer(entries, loaded.version, fallback, shortfall)
 

@@ -139,10 +139,10 @@ class IdMap:
         """External ids (n,) of n dense indices, in the type that the log held them in."""
         return self.keys.take(pa.array(index)).cast(self.id_type)
 
-    def spelt(self, index: Sequence[int]) -> list[ExternalId]:
+    def spelt(self, index: Sequence[int] | IntArray) -> list[ExternalId]:
         """External ids of n dense indices, as Python values."""
         if self._packed is None:
-            return [self.one(place) for place in index]
+            return [self.one(int(place)) for place in index]
         texts = self._packed.texts[np.asarray(index, dtype=np.int32)].tolist()
         return list(map(self._value, texts))
 

@@ -11,21 +11,23 @@ from hypothesis import strategies as st
 
 from serving.answer import RequestError
 from serving.diversity import POOL, Shape, shaped
+from serving.found import NOTHING, Found
 from tests.serving.conftest import MakeBundle, item_id, load, user_id
 
-FOUND = [(0, 10.0, "a"), (1, 9.0, "a"), (2, 8.0, "b"), (3, 1.0, "b"), (4, 0.0, "a")]
+FOUND = Found(np.arange(5, dtype=np.int32), np.array([10.0, 9.0, 8.0, 1.0, 0.0]), list("aabba"))
 CODES = np.array([0, 0, 0, 1, -1], dtype=np.int32)
 #: 0 and 1 point one way, 2 another, 3 and 4 between.
 VECTORS = np.array([[1, 0], [1, 0], [0, 1], [1, 1], [1, 1]], dtype=np.float32)
 
 
-def items(found: list[tuple[int, float, str]]) -> list[int]:
-    return [item for item, _, _ in found]
+def items(found: Found) -> list[int]:
+    ids: list[int] = found.items.tolist()
+    return ids
 
 
 def test_nothing_asked_for_is_the_order_of_the_scores() -> None:
     assert items(shaped(FOUND, Shape(), CODES, VECTORS, k=3)) == [0, 1, 2]
-    assert shaped([], Shape(diversity=0.5), CODES, VECTORS, k=3) == []
+    assert len(shaped(NOTHING, Shape(diversity=0.5), CODES, VECTORS, k=3)) == 0
 
 
 def test_a_category_that_is_full_is_passed_over_and_products_without_one_are_not() -> None:
@@ -58,7 +60,7 @@ def test_a_list_has_no_product_twice_and_keeps_its_cap(
     scores: list[float], diversity: float, most: int | None, k: int
 ) -> None:
     n = len(scores)
-    found = [(item, score, "a") for item, score in enumerate(sorted(scores, reverse=True))]
+    found = Found.of(range(n), sorted(scores, reverse=True), "a")
     codes = (np.arange(n) % 4).astype(np.int32) - 1
     vectors = np.random.default_rng(0).normal(size=(n, 4)).astype(np.float32)
     chosen = items(shaped(found, Shape(most, diversity), codes, vectors, k=k))
