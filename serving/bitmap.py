@@ -25,13 +25,14 @@ class Bitmap:
         changes: how many items were added or removed one by one, repeats included.
     """
 
-    __slots__ = ("__weakref__", "_cut_from", "changes", "data", "n")
+    __slots__ = ("__weakref__", "_counted", "_cut_from", "changes", "data", "n")
 
     def __init__(self, data: npt.NDArray[np.uint8], n: int, cut_from: tuple[Bitmap, ...] = ()) -> None:
         self.data = data
         self.n = n
         self.changes = 0
         self._cut_from = cut_from
+        self._counted: tuple[int, int] | None = None  # changes when it was last counted, and the count
 
     @classmethod
     def empty(cls, n: int) -> Bitmap:
@@ -52,7 +53,11 @@ class Bitmap:
 
     def copy(self) -> Bitmap:
         """A set of its own with the same items."""
-        return Bitmap(self.data.copy(), self.n, self.parts)
+        changes, n = self.changes, self.count()
+        copied = Bitmap(self.data.copy(), self.n, self.parts)
+        if self.changes == changes:
+            copied._counted = (0, n)
+        return copied
 
     @property
     def parts(self) -> tuple[Bitmap, ...]:
@@ -64,6 +69,7 @@ class Bitmap:
 
     def __iand__(self, other: Bitmap) -> Bitmap:
         self.data &= other.data
+        self._counted = None
         if self._cut_from:
             self._cut_from += other.parts
         else:
@@ -72,23 +78,28 @@ class Bitmap:
 
     def put(self, item: int, present: bool) -> None:
         """Adds or removes one item; a reader sees the set before or after, as one byte changes."""
-        self.changes += 1
         if present:
             self.data[item >> 3] |= _BIT[item & 7]
         else:
             self.data[item >> 3] &= ~_BIT[item & 7]
+        self.changes += 1  # last: who counts meanwhile counts again
 
     def add(self, items: IntArray | Sequence[int]) -> None:
         """Adds items by index."""
         at = np.asarray(items, dtype=np.int64)
-        self.changes += len(at)
         np.bitwise_or.at(self.data, at >> 3, _BIT[at & 7])
+        self.changes += len(at)
 
     def remove(self, items: IntArray | Sequence[int]) -> None:
         """Removes items by index."""
         at = np.asarray(items, dtype=np.int64)
-        self.changes += len(at)
-        np.bitwise_and.at(self.data, at >> 3, ~_BIT[at & 7])
+        byte, bit = at >> 3, _BIT[at & 7]
+        counted, before = self._counted, self.changes
+        gone = at[(self.data[byte] & bit) != 0]
+        np.bitwise_and.at(self.data, byte, ~bit)
+        self.changes = before + len(at)
+        if counted is not None and counted[0] == before:
+            self._counted = (self.changes, counted[1] - len(set(gone.tolist())))
 
     def has(self, items: IntArray) -> BoolArray:
         """(m,) which of m items are in the set."""
@@ -96,9 +107,13 @@ class Bitmap:
         return found
 
     def count(self) -> int:
-        """How many items are in the set."""
-        # The sum of bits that int32 names is below 2^32, and twice as fast as the default type's.
-        return int(np.add.reduce(np.bitwise_count(self.data.view(np.uint64)), dtype=np.uint32))
+        """How many items are in the set; counted once for it and what is cut out of it item by item."""
+        counted, changes = self._counted, self.changes
+        if counted is None or counted[0] != changes:
+            # The sum of bits that int32 names is below 2^32, and twice as fast as the default type's.
+            n = int(np.add.reduce(np.bitwise_count(self.data.view(np.uint64)), dtype=np.uint32))
+            self._counted = counted = (changes, n)
+        return counted[1]
 
     def items(self) -> IntArray:
         """The items' indices, ascending, int32."""

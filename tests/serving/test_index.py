@@ -170,6 +170,37 @@ def test_a_bitmap_is_a_set(n: int, data: st.DataObject) -> None:
     assert other.parts == (other,)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 100), st.data())
+def test_the_count_is_right_after_whatever_was_done(n: int, data: st.DataObject) -> None:
+    bitmap, wanted = Bitmap.full(n), set(range(n))
+    item = st.integers(0, n - 1)
+    for _ in range(data.draw(st.integers(1, 12))):
+        step = data.draw(st.sampled_from(["put", "add", "remove", "copy", "cut", "count"]))
+        some = data.draw(st.lists(item, max_size=6))  # one may come twice
+        if step == "put" and some:
+            present = data.draw(st.booleans())
+            bitmap.put(some[0], present)
+            wanted = wanted | {some[0]} if present else wanted - {some[0]}
+        elif step == "add":
+            bitmap.add(some)
+            wanted = wanted | set(some)
+        elif step == "remove":
+            bitmap.remove(some)
+            wanted = wanted - set(some)
+        elif step == "copy":
+            bitmap = bitmap.copy()
+        elif step == "cut":
+            other = Bitmap.full(n)
+            other.remove(some)
+            bitmap &= other
+            wanted = wanted - set(some)
+        else:
+            assert bitmap.count() == len(wanted)
+    assert bitmap.count() == bitmap.copy().count() == len(wanted)
+    assert bitmap.items().tolist() == sorted(wanted)
+
+
 def recall(index: ItemIndex, queries: FloatArray, allowed: BoolArray, k: int) -> float:
     """Of the exact best k over the allowed, the share that is found; what is found must be allowed."""
     hits = wanted = 0
