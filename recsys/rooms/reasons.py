@@ -15,8 +15,10 @@ REASONS: tuple[tuple[str, str, float], ...] = (
     ("you looked at the product on air", "air_met", float(np.log1p(0.1))),
     ("shows what you often look at", "air_category_share", 0.2),
     ("like what you often watch", "category_share", 0.2),
+    ("busy now", "room_viewers", float(np.log1p(1))),
 )
-BUSY = "busy now"
+#: Of a room that none of them says anything of.
+OTHERWISE = "live now"
 
 
 def room_reasons(features: FloatArray) -> list[str]:
@@ -25,7 +27,7 @@ def room_reasons(features: FloatArray) -> list[str]:
     Args:
         features: (R, F) of `recsys.rooms.features`, for one user.
     """
-    reasons = np.full(len(features), BUSY, dtype=object)
+    reasons = np.full(len(features), OTHERWISE, dtype=object)
     for reason, name, least in reversed(REASONS):
         reasons[features[:, FEATURES.index(name)] >= np.float32(least)] = reason
     return list(reasons)

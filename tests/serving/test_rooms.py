@@ -193,12 +193,13 @@ def test_every_room_has_the_reason_of_its_user(recommender: Recommender) -> None
     asked = AS_OF.timestamp() + 3_600
     reasons = {entry.id: entry.reason for entry in recommender.rooms(KNOWN, now=asked)}
     assert reasons == {
-        "room 0": "busy now",
+        "room 0": "live now",  # nobody is in it
         "room 1": "you have visited this streamer",
         "room 2": "you come back to this streamer",
         "room 3": "you follow this streamer",
     }
-    assert {entry.reason for entry in recommender.rooms("nobody", now=asked)} == {"busy now"}
+    busy = {entry.id: entry.reason for entry in recommender.rooms("nobody", now=asked)}
+    assert busy == {"room 0": "live now", "room 1": "busy now", "room 2": "busy now", "room 3": "live now"}
 
 
 def test_the_product_on_air_is_named_while_it_can_be_had(recommender: Recommender) -> None:
