@@ -51,7 +51,7 @@ MODELS: dict[str, Callable[[str, int], Model]] = {
     "gf_cf": lambda data, seed: GFCF(GFCFParams(seed=seed)),
     "bspm": lambda data, seed: GFCF(BSPM[data].model_copy(update={"seed": seed})),
     "ease": lambda data, seed: EASE(EASEParams()),
-    "als": lambda data, seed: ALS(ALSParams(factors=512, alpha=10, regularization=20, seed=seed)),
+    "als": lambda data, seed: ALS(ALSParams(factors=512, alpha=30, regularization=20, seed=seed)),
 }
 
 
