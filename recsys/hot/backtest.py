@@ -22,7 +22,7 @@ from recsys.hot.groups import category_codes, memberships
 from recsys.hot.model import HotModel, Prediction
 from recsys.hot.panel import Panel, build_panel
 from recsys.hot.params import HotParams, TargetParams
-from recsys.hot.samples import WISHED_ORIGINS, TrainingSet, samples_at, thinning_weight
+from recsys.hot.samples import WISHED_ORIGINS, TrainingSet, open_samples, thinning_weight
 from recsys.hot.targets import Outcomes, TargetBuilder
 from recsys.hot.windows import Samples, log_ratio
 from recsys.types import BoolArray, FloatArray, IntArray, Progress
@@ -112,9 +112,7 @@ def backtest(
     groups = {kind: matrix[: panel.n_items] for kind, matrix in memberships(dataset.items).items()}
     builder = TargetBuilder(panel, params.target, categories)
     judged_origins, learnt_origins = _origins(builder, params)
-    every = samples_at(panel, np.union1d(judged_origins, learnt_origins), params.target.population_days)
-    every = every.at(~builder.already(every))
-    outcomes = builder.outcomes(every)
+    every, outcomes = open_samples(panel, builder, np.union1d(judged_origins, learnt_origins))
     sold = builder.units.total(every, -params.target.population_days, 0) > 0
     judged = np.isin(every.origin, judged_origins) & sold
     kept = _pool(every, outcomes.label, params)

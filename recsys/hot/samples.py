@@ -83,6 +83,16 @@ def samples_at(panel: Panel, origins: IntArray, population_days: int) -> Samples
     )
 
 
+def open_samples(panel: Panel, builder: TargetBuilder, origins: IntArray) -> tuple[Samples, Outcomes]:
+    """Items active before each origin for which the target had not come about, and what followed them.
+
+    Who is in the top share depends on all who are there: outcomes are read before anybody is left out.
+    """
+    every = samples_at(panel, origins, builder.params.population_days)
+    outcomes, still_open = builder.outcomes(every), np.flatnonzero(~builder.already(every))
+    return every.at(still_open), outcomes.at(still_open)
+
+
 def build_training_set(
     panel: Panel,
     builder: TargetBuilder,
@@ -99,9 +109,7 @@ def build_training_set(
     Raises:
         ModelError: the log is too short.
     """
-    every = samples_at(panel, training_origins(builder, params), params.target.population_days)
-    every = every.at(~builder.already(every))
-    outcomes = builder.outcomes(every)
+    every, outcomes = open_samples(panel, builder, training_origins(builder, params))
     weight = thinning_weight(outcomes.label, params.learner.max_rows, params.learner.seed)
     kept = np.flatnonzero(weight)
     samples = every.at(kept)

@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 from recsys.errors import ConfigError
 from recsys.hot.panel import Panel, Promotions
 from recsys.hot.params import Horizon, HotTarget, Scope, TargetParams
+from recsys.hot.samples import open_samples
 from recsys.hot.targets import TargetBuilder, population, quantile_by_group
 from recsys.hot.trust import Trust
 from recsys.hot.windows import Samples
@@ -111,6 +112,17 @@ def test_a_label_is_every_condition_of_the_definition(daily: np.ndarray, share: 
 def test_newly_hot_leaves_out_what_was_hot_in_the_window_past() -> None:
     # Past eight days: 24, 8, 40, 16; item 2 was hot then.
     assert label(HotTarget.NEWLY_HOT) == [False, False, False, False]
+
+
+def test_who_was_hot_already_is_left_out_and_still_counted_among_the_top() -> None:
+    panel = panel_of(daily_units())
+    params = TargetParams(target=HotTarget.NEWLY_HOT, horizon_last_day=14, hot_share=0.3)
+    built = TargetBuilder(panel, params, np.zeros(4, np.int32))
+    samples, outcomes = open_samples(panel, built, np.array([ORIGIN], dtype=np.int32))
+    assert samples.item_idx.tolist() == [0, 1, 3]
+    # Item 1 would be in the top 30 % ahead, were item 2 not there.
+    assert outcomes.label.tolist() == [False, False, False]
+    np.testing.assert_allclose(outcomes.reach, np.array([24, 32, 31.2]) / 32.8, rtol=1e-5)
 
 
 def test_hot_within_its_category() -> None:
