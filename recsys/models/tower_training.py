@@ -151,8 +151,9 @@ class Trainer:
         self.network.eval()
         if self.team.leads and self.curve[-1].loss >= self.of_popularity:
             _log.warning(
-                "the towers learnt nothing of users: after step %d the loss is %.4f, that of popularity "
-                "alone %.4f, at learning_rate=%g; where the log has something to learn, lower it",
+                "after %d steps the two-tower knows no more of users than popularity does: its loss is %.4f, "
+                "popularity's %.4f; train it longer (max_steps, epochs), or lower learning_rate=%g if the "
+                "loss has stopped falling",
                 self.curve[-1].step,
                 self.curve[-1].loss,
                 self.of_popularity,
