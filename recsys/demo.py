@@ -347,9 +347,17 @@ def _live_platform(folder: Path, console: Console, report: Report, tracker: Trac
         recommender.room_ended(ended)
         title = f"Room {ended} ends: the very next answer"
         _show_rooms(title, recommender.rooms(user_id, k=4), dataset, console, report)
-        busy = live.ids[-1]
-        title = f"What room {busy} should pitch next, by the lists of those who are in it"
-        _show_answer(title, recommender.next_products(busy, k=4), names, console, report)
+        rooms = recommender.rooms(user_id, k=50).ids
+        pitches = {room: recommender.next_products(room, k=4) for room in rooms}
+        busiest = max(pitches, key=lambda room: _viewers(pitches[room]), default=None)
+        if busiest is not None:
+            title = f"What room {busiest} should pitch next, by the lists of those who are in it"
+            _show_answer(title, pitches[busiest], names, console, report)
+
+
+def _viewers(pitch: Answer) -> int:
+    """How many of a room's viewers had a vote."""
+    return max((int(entry.facts.get("viewers", 0)) for entry in pitch), default=0)
 
 
 def _show_rooms(title: str, answer: Answer, dataset: Dataset, console: Console, report: Report) -> None:
