@@ -188,7 +188,7 @@ def _last_year(row: Row) -> str | None:
 
 
 def _calendar(row: Row) -> str:
-    return f"the season; the shop's orders last week {_times(float(np.exp(row['shop_momentum'])))}"
+    return f"the season: the shop's orders last week {_times(float(np.exp(row['shop_momentum'])))}"
 
 
 def _ahead(row: Row) -> str | None:

@@ -83,7 +83,8 @@ def test_fake_orders_lift_items_little_and_are_flagged(
     assert (flags[kind].drop(victims) == "").all()
     assert (flags["honest"] == "").all()
     calm = before.table.to_pandas().set_index("item_id").loc[victims, "potential"]
-    assert potential[kind].max() <= 2 * calm.max()
+    # At most doubled, or lifted to a twentieth of the average item's: of next to nothing all is a multiple.
+    assert potential[kind].max() <= max(2 * calm.max(), before.base_rate / 20)
 
 
 def trust_of(orders: list[float], doubtful: list[float], others: float = 0.0) -> float:
