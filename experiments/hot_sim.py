@@ -11,7 +11,6 @@ Adds a line a seed to results/hot_sim.csv.
 from __future__ import annotations
 
 import argparse
-import csv
 import tempfile
 from datetime import date, timedelta
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
+from records import add
 
 from recsys.data.dataset import Dataset
 from recsys.data.prepare import prepare
@@ -106,13 +106,7 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=1)
     row = run(parser.parse_args().seed)
-    fresh = not RESULTS.exists()
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
-        if fresh:
-            writer.writeheader()
-        writer.writerow(row)
+    add(RESULTS, [row])
     print(*row.values(), sep="  ")
 
 

@@ -15,7 +15,6 @@ processor for both.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import resource
 import tempfile
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from matrices import as_dataset, in_index
+from records import add
 from scipy import sparse
 
 from recsys.data.dataset import Dataset
@@ -171,18 +171,7 @@ def main() -> None:
                     )
                     print(*row.values(), sep="  ", flush=True)
                     if not asked.validate:
-                        add(row)
-
-
-def add(row: dict[str, object]) -> None:
-    """Add a line to the results."""
-    fresh = not RESULTS.exists()
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
-        if fresh:
-            writer.writeheader()
-        writer.writerow(row)
+                        add(RESULTS, [row])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ visits (0) and true utilities (1) that a ranking reaches.
 from __future__ import annotations
 
 import argparse
-import csv
 import tempfile
 import time
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from records import add
 from room_baselines import BASELINES, tuned
 
 from recsys.data.dataset import Dataset
@@ -171,13 +171,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     rows = run(asked.world, asked.seed)
-    fresh = not RESULTS.exists()
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        if fresh:
-            writer.writeheader()
-        writer.writerows(rows)
+    add(RESULTS, rows)
     for row in rows:
         print(*row.values(), sep="  ")
 
