@@ -15,6 +15,7 @@ from recsys.types import FloatArray, IntArray, LongArray
 from serving.bitmap import Bitmap
 from serving.exact import ExactScores, best
 from serving.lists import InvertedLists, SearchParams
+from serving.options import SearchOptions
 
 
 class ItemIndex:
@@ -60,6 +61,7 @@ class ItemIndex:
             raise BundleRefused(
                 Reason.CONTENT, "items.faiss is no index by inner product of the declared kind"
             )
+        self._options = SearchOptions(self.n, lists=has_lists)
         self._lists: InvertedLists | None = None
         if has_lists:
             try:
@@ -120,10 +122,7 @@ class ItemIndex:
 
     def _scan(self, query: FloatArray, k: int, allowed: Bitmap) -> tuple[LongArray, FloatArray]:
         """FAISS's own answer from the whole index, as long as k; an id of -1 where it found fewer."""
-        options: Any = faiss.SearchParameters() if self._lists is None else faiss.SearchParametersIVF()
-        options.sel = faiss.IDSelectorBitmap(self.n, faiss.swig_ptr(allowed.data))
-        if self._lists is not None:
-            options.nprobe = self._index.nlist
+        options = self._options.of(allowed, nprobe=0 if self._lists is None else self._index.nlist)
         scores, ids = np.empty(k, dtype=np.float32), np.empty(k, dtype=np.int64)
         # The call beneath `search`, whose checks and conversions cost as much as a scan.
         self._index.search_c(

@@ -18,6 +18,7 @@ from recsys.index import IndexParams
 from recsys.types import BoolArray, FloatArray, IntArray, LongArray, Params
 from serving.bitmap import Bitmap
 from serving.exact import ExactScores, best
+from serving.options import SearchOptions
 from serving.outlook import Scatter
 from serving.spread import Spread, Spreads
 
@@ -92,6 +93,7 @@ class InvertedLists:
         self._nprobe = nprobe
         self._params = params
         self._n = len(vectors)
+        self._options = SearchOptions(self._n, lists=True)
         lists = index.invlists
         ids = [
             faiss.rev_swig_ptr(lists.get_ids(place), lists.list_size(place))
@@ -195,9 +197,7 @@ class InvertedLists:
         """The best k allowed items of some lists by their codes, best first; fewer where there are fewer."""
         if not len(lists):
             return np.empty(0, dtype=np.int64)
-        options: Any = faiss.SearchParametersIVF()
-        options.sel = faiss.IDSelectorBitmap(self._n, faiss.swig_ptr(allowed.data))
-        options.nprobe = len(lists)
+        options = self._options.of(allowed, nprobe=len(lists))
         scores, items = np.empty(k, dtype=np.float32), np.empty(k, dtype=np.int64)
         # The calls beneath FAISS's own, whose checks and conversions cost as much as a list's scan.
         self._index.search_preassigned_c(

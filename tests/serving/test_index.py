@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import faiss
 import numpy as np
 import pytest
@@ -296,3 +298,15 @@ def test_a_search_leaves_the_threads_of_the_program_alone(index: ItemIndex) -> N
         assert faiss.omp_get_max_threads() == 3
     finally:
         faiss.omp_set_num_threads(threads)
+
+
+def test_threads_that_search_at_once_find_each_its_own(index: ItemIndex) -> None:
+    parts = [np.arange(N) % 4 == part for part in range(4)]
+
+    def wrong(part: int) -> int:
+        allowed = Bitmap.of(parts[part])
+        found = [index.search(query, k=50, allowed=allowed)[0] for query in np.tile(QUERIES, (5, 1))]
+        return sum(int((~parts[part][ids]).sum()) for ids in found)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(wrong, range(4))) == [0, 0, 0, 0]
