@@ -12,7 +12,6 @@ two transformer layers. Adds lines to results/tower_speed.csv.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -23,13 +22,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
+from records import add
+from sequences import as_dataset
 
 from recsys.data.dataset import Dataset
-from recsys.data.prepare import prepare
 from recsys.models.two_tower import TwoTower, TwoTowerParams
 
 DATA = Path(os.environ.get("RECSYS_DATA", "../shared/data")) / "amazon_beauty" / "Beauty.txt"
@@ -37,27 +34,6 @@ PEER = Path(__file__).parent / "peers" / "recbole_speed.py"
 RESULTS = Path(__file__).parent / "results" / "tower_speed.csv"
 BATCH, DIM, LENGTH, PEER_LAYERS = 1_024, 64, 50, 2
 LOOK = 50  # steps between two reports of a training
-
-
-def as_dataset(sequences: Path, folder: Path) -> Dataset:
-    """A log in which a user's events are a day apart, in the order of the file."""
-    users, items, days = [], [], []
-    for line in sequences.read_text().splitlines():
-        user, *sequence = line.split()
-        users += [user] * len(sequence)
-        items += sequence
-        days += range(len(sequence))
-    moments = np.datetime64("2020-01-01", "us") + np.array(days) * np.timedelta64(1, "D")
-    events = {
-        "user_id": users,
-        "item_id": items,
-        "event": ["click"] * len(users),
-        "timestamp": pa.array(moments, pa.timestamp("us", tz="UTC")),
-    }
-    (folder / "logs").mkdir()
-    pq.write_table(pa.table(events), folder / "logs" / "events.parquet")
-    prepare(folder / "logs", folder / "dataset")
-    return Dataset.load(folder / "dataset")
 
 
 def ours(dataset: Dataset, *, layers: int, steps: int, threads: int) -> dict[str, float]:
@@ -123,20 +99,19 @@ def main() -> None:
 def write(rows: Mapping[str, Mapping[str, Any]], n: int, threads: int) -> None:
     """Print a round and add it to the table."""
     peer = next(row for name, row in rows.items() if name.startswith("recbole"))
-    fresh = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if fresh:
-            writer.writerow(
-                ["model", "threads", "round", "events", "per_s", "per_cpu_s", "times_wall", "times_cpu"]
-            )
-        for name, row in rows.items():
-            per_s, per_cpu_s = row["events"] / row["seconds"], row["events"] / row["cpu_s"]
-            wall, cpu = per_s * peer["seconds"] / peer["events"], per_cpu_s * peer["cpu_s"] / peer["events"]
-            print(f"{name:24s} {per_s:8.0f} events/s, {per_cpu_s:8.0f} a processor second", end="")
-            print(f": {wall:.2f} and {cpu:.2f} times the peer")
-            line = [name, threads, n, row["events"], *(f"{value:.0f}" for value in (per_s, per_cpu_s))]
-            writer.writerow([*line, f"{wall:.2f}", f"{cpu:.2f}"])
+    lines = []
+    for name, row in rows.items():
+        per_s, per_cpu_s = row["events"] / row["seconds"], row["events"] / row["cpu_s"]
+        wall, cpu = per_s * peer["seconds"] / peer["events"], per_cpu_s * peer["cpu_s"] / peer["events"]
+        print(f"{name:24s} {per_s:8.0f} events/s, {per_cpu_s:8.0f} a processor second", end="")
+        print(f": {wall:.2f} and {cpu:.2f} times the peer")
+        figures = {"per_s": per_s, "per_cpu_s": per_cpu_s}
+        lines.append(
+            {"model": name, "threads": threads, "round": n, "events": row["events"]}
+            | {figure: f"{value:.0f}" for figure, value in figures.items()}
+            | {"times_wall": f"{wall:.2f}", "times_cpu": f"{cpu:.2f}"}
+        )
+    add(RESULTS, lines)
 
 
 if __name__ == "__main__":
