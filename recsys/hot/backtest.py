@@ -130,7 +130,8 @@ def backtest(
         if progress is not None:
             progress(number, len(blocks), f"backtest: fit as of {panel.date_of(int(block[0]))}")
         rows = _learnable(samples, weight, int(block[0]), params)
-        asked = np.flatnonzero(judged & np.isin(samples.origin, block))
+        asked = np.flatnonzero(np.isin(samples.origin, block))
+        answered = judged[asked]
         for name, table in ((MODEL, features), (LAGS, lags)):
             training = TrainingSet(
                 samples=samples.at(rows),
@@ -140,9 +141,11 @@ def backtest(
                 horizon_last_day=params.target.horizon_last_day,
             )
             model = HotModel(params.learner, params.calibration).fit(training)
-            said[name].append(model.predict(FeatureTable(table.names, table.values[asked])))
+            of_block = FeatureTable(table.names, table.values[asked])
+            stands_for = np.where(answered, np.float32(1), weight[asked])
+            said[name].append(model.predict(of_block, samples.origin[asked], stands_for).at(answered))
     rows = np.flatnonzero(judged)
-    prediction, plain = (_joined(said[name]) for name in (MODEL, LAGS))
+    prediction, plain = (Prediction.joined(said[name]) for name in (MODEL, LAGS))
     asked_samples = samples.at(rows)
     scores = rankings(panel, params.target, asked_samples)
     half_life = _half_life(panel, builder, every, outcomes, learnt_origins, int(judged_origins[0]))
@@ -298,15 +301,6 @@ def _lead_days(builder: TargetBuilder, samples: Samples) -> FloatArray:
         reached = np.isnan(first) & (units >= p.breakout_factor * usual)
         first[reached] = days - 1
     return first[np.isfinite(first)]
-
-
-def _joined(parts: list[Prediction]) -> Prediction:
-    return Prediction(
-        *(
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("score", "potential", "lower", "upper", "expected_units")
-        )
-    )
 
 
 def _values(table: pa.Table, ranking: str, metric: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -86,10 +86,7 @@ class Calibration:
                 "use a longer log or a less rare target"
             )
         isotonic = positives >= MIN_POSITIVES_ISOTONIC
-        if isotonic:
-            score, label_rate, weight, block = _binned(score, label, weight, block)
-        else:
-            label_rate = label.astype(np.float64)
+        score, label_rate, weight, block = _thinned(score, label, weight, block)
         curve = _fit(score, label_rate, weight, isotonic)
         rng = np.random.default_rng(seed)
         names, code = np.unique(block, return_inverse=True)
@@ -106,15 +103,31 @@ class Calibration:
         """(N,) probabilities; a higher score never has a lower one."""
         return self.curve(score)
 
-    def bounds(self, scores: Floats) -> tuple[Floats, Floats]:
-        """Lower and upper bounds (N,) from the scores (bags, N) of every model of the bag."""
-        middle = self.probability(scores.mean(axis=0))
+    def bounds(self, score: Floats, of_models: Floats) -> tuple[Floats, Floats]:
+        """Lower and upper bounds (N,) of the probability of a score (N,), which M models put at (M, N)."""
+        middle = self.probability(score)
         every = np.concatenate(
-            [[curve(score) for score in scores] for curve in self.resampled or (self.curve,)]
+            [[curve(each) for each in of_models] for curve in self.resampled or (self.curve,)]
         )
         tail = (1.0 - self.level) / 2
         lower, upper = np.quantile(every, [tail, 1.0 - tail], axis=0)
         return np.minimum(lower, middle), np.maximum(upper, middle)
+
+
+def fit_curve(score: Floats, label: BoolArray, weight: FloatArray) -> Curve:
+    """The curve alone, of (N,) scores, labels of both kinds and weights."""
+    isotonic = int(label.sum()) >= MIN_POSITIVES_ISOTONIC
+    score, rate, weight, _ = _thinned(score, label, weight, np.zeros(len(label), dtype=np.int64))
+    return _fit(score, rate, weight, isotonic)
+
+
+def _thinned(
+    score: Floats, label: BoolArray, weight: FloatArray, block: LongArray
+) -> tuple[Floats, Floats, FloatArray, LongArray]:
+    """Score, rate, weight and block to fit on: in bins, where there are positives enough for a free curve."""
+    if int(label.sum()) >= MIN_POSITIVES_ISOTONIC:
+        return _binned(score, label, weight, block)
+    return score, label.astype(np.float64), weight, block
 
 
 def _binned(

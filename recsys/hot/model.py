@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import lightgbm as lgb
 import numpy as np
 
 from recsys.errors import ModelError
-from recsys.hot.calibration import Calibration, Floats, line
+from recsys.hot.calibration import Calibration, Floats, fit_curve, line
 from recsys.hot.features import FeatureTable
 from recsys.hot.params import CalibrationParams, LearnerParams
+from recsys.hot.places import Reading, places
 from recsys.hot.samples import TrainingSet
-from recsys.types import FloatArray, LongArray, Progress
+from recsys.types import BoolArray, FloatArray, IntArray, LongArray, Progress
 
 #: Share of the training origins, the latest ones, that scores are calibrated on.
 CALIBRATION_SHARE = 0.4
@@ -45,6 +47,16 @@ class Prediction:
     lower: Floats
     upper: Floats
     expected_units: Floats
+
+    def at(self, rows: BoolArray) -> Prediction:
+        """Of some of the samples."""
+        return Prediction(*(getattr(self, each.name)[rows] for each in fields(self)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Prediction]) -> Prediction:
+        """Of several predictions' samples, one after the other."""
+        columns = [[getattr(part, each.name) for part in parts] for each in fields(cls)]
+        return cls(*map(np.concatenate, columns))
 
 
 class HotModel:
@@ -97,18 +109,25 @@ class HotModel:
         self._lines = np.array(
             [line(score, label[scored].astype(float), weight[scored]) for score in held_out]
         )
+        score = self._log_odds(held_out).mean(axis=0)
+        place = places(score, training.samples.origin[scored], weight[scored])
+        judged = label[scored], weight[scored], _blocks(training)[scored]
+        self._reading = Reading.chosen(score, place, *judged, fit_curve)
         self.calibration = Calibration.fit(
-            self._log_odds(held_out).mean(axis=0),
-            label[scored],
-            weight[scored],
-            _blocks(training)[scored],
+            self._reading(score, place),
+            *judged,
             level=self.calibration_params.level,
             seed=self.learner.seed,
         )
         return self
 
-    def predict(self, features: FeatureTable) -> Prediction:
+    def predict(self, features: FeatureTable, origin: IntArray, weight: FloatArray) -> Prediction:
         """Probabilities, bounds and expected units of R samples.
+
+        Args:
+            features: (R, F).
+            origin: (R,) of each sample. Its place among all of its origin counts, not its score alone.
+            weight: (R,) how many samples of its origin each stands for; 0 where the target had come about.
 
         Raises:
             ModelError: not fitted, or other features than it was fitted on.
@@ -120,10 +139,14 @@ class HotModel:
             raise ModelError(f"features differ from those of the fit: {', '.join(other[:5])}")
         scores = self._log_odds(_raw(self._boosters, features.values, self.learner.threads))
         score = scores.mean(axis=0)
-        lower, upper = self.calibration.bounds(scores)
+
+        def read(values: Floats) -> Floats:
+            return self._reading(values, places(values, origin, weight))
+
+        lower, upper = self.calibration.bounds(read(score), np.stack([read(each) for each in scores]))
         return Prediction(
             score=score,
-            potential=self.calibration.probability(score),
+            potential=self.calibration.probability(read(score)),
             lower=lower,
             upper=upper,
             expected_units=np.asarray(self._units.predict(features.values, num_threads=self.learner.threads)),

@@ -98,9 +98,10 @@ def score_hot(
     is_now = asked.origin == panel.n_days
     now, before = asked.at(is_now), asked.at(~is_now)
     features, past = (FeatureTable(features.names, features.values[rows]) for rows in (is_now, ~is_now))
-    earlier = np.where(builder.already(before), 0.0, model.predict(past).potential)
-    prediction = model.predict(features)
-    already = builder.already(now)
+    already, already_then = builder.already(now), builder.already(before)
+    earlier = model.predict(past, before.origin, (~already_then).astype(np.float32)).potential
+    earlier = np.where(already_then, 0.0, earlier)
+    prediction = model.predict(features, now.origin, (~already).astype(np.float32))
     table = _table(
         dataset,
         model,

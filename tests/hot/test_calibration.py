@@ -49,7 +49,7 @@ def test_a_higher_score_never_has_a_lower_probability(n: int, seed: int, slope: 
     assert (np.diff(probability) >= 0).all()
     assert probability[0] > 0
     assert probability[-1] < 1
-    lower, upper = calibration.bounds(np.stack([grid, grid + 0.1]))
+    lower, upper = calibration.bounds(grid + 0.05, np.stack([grid, grid + 0.1]))
     middle = calibration.probability(grid + 0.05)
     assert (lower <= middle).all()
     assert (middle <= upper).all()
@@ -65,7 +65,7 @@ def test_scores_that_say_nothing_leave_the_rate_itself(slope: float) -> None:
     block = rng.integers(0, 20, 2_000)
     calibration = Calibration.fit(score, label, np.ones(2_000, np.float32), block, level=0.9, seed=1)
     assert calibration.probability(score).mean() == pytest.approx(label.mean(), rel=0.05)
-    lower, upper = calibration.bounds(np.stack([score, score]))
+    lower, upper = calibration.bounds(score, np.stack([score, score]))
     assert (lower < label.mean()).mean() > 0.95
     assert (upper > label.mean()).mean() > 0.95
 
@@ -81,7 +81,7 @@ def test_few_origins_mean_wide_bounds() -> None:
     by_item = Calibration.fit(score, label, weight, np.arange(4_000), level=0.9, seed=0)
 
     def width(calibration: Calibration) -> float:
-        lower, upper = calibration.bounds(np.zeros((1, 1)))
+        lower, upper = calibration.bounds(np.zeros(1), np.zeros((1, 1)))
         return float((upper - lower)[0])
 
     assert width(by_week) > 1.5 * width(by_item)
