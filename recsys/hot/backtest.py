@@ -112,12 +112,15 @@ def backtest(
     groups = {kind: matrix[: panel.n_items] for kind, matrix in memberships(dataset.items).items()}
     builder = TargetBuilder(panel, params.target, categories)
     judged_origins, learnt_origins = _origins(builder, params)
-    every, outcomes = open_samples(panel, builder, np.union1d(judged_origins, learnt_origins))
+    # Judged by what was logged; learnt from as far as it is believed, as `score_hot` does.
+    believed = TargetBuilder(panel.believed, params.target, categories)
+    origins = np.union1d(judged_origins, learnt_origins)
+    every, [outcomes, lessons] = open_samples(panel, origins, builder, believed)
     sold = builder.units.total(every, -params.target.population_days, 0) > 0
     judged = np.isin(every.origin, judged_origins) & sold
-    kept = _pool(every, outcomes.label, params)
+    kept = _pool(every, lessons.label, params)
     used = np.flatnonzero(judged | (kept > 0))
-    samples, followed = every.at(used), outcomes.at(used)
+    samples, followed, taught = every.at(used), outcomes.at(used), lessons.at(used)
     judged, weight = judged[used], kept[used]
     features = build_features(panel, params.target, samples, groups, progress=progress)
     lags = FeatureTable(*plain_lags(panel, samples))
@@ -136,7 +139,7 @@ def backtest(
             training = TrainingSet(
                 samples=samples.at(rows),
                 features=FeatureTable(table.names, table.values[rows]),
-                outcomes=followed.at(rows),
+                outcomes=taught.at(rows),
                 weight=weight[rows],
                 horizon_last_day=params.target.horizon_last_day,
             )
@@ -148,7 +151,7 @@ def backtest(
     prediction, plain = (Prediction.joined(said[name]) for name in (MODEL, LAGS))
     asked_samples = samples.at(rows)
     scores = rankings(panel, params.target, asked_samples)
-    half_life = _half_life(panel, builder, every, outcomes, learnt_origins, int(judged_origins[0]))
+    half_life = _half_life(panel, builder, every, lessons, learnt_origins, int(judged_origins[0]))
     scores |= {name: rule(panel, params.target, asked_samples) for name, rule in (others or {}).items()}
     scores["ewma"] = decayed_units(panel, asked_samples, (half_life,))[half_life]
     said_of = Judged(asked_samples, categories[asked_samples.item_idx], followed.at(rows), prediction)

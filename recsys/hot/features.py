@@ -52,6 +52,7 @@ def build_features(
         memberships: groups of the items, from `recsys.hot.groups.memberships`.
         progress: called as progress(done, total, text).
     """
+    panel = panel.believed
     # What is read of an item alone is read of those that are asked for.
     items, place = np.unique(samples.item_idx, return_inverse=True)
     own, of_own = panel.of_items(items), Samples(place.astype(np.int32), samples.origin)

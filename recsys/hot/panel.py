@@ -23,7 +23,7 @@ from recsys.errors import DataError
 from recsys.hot.hours import HOURS, Hours
 from recsys.hot.queries import daily_activity, daily_airtime, daily_purchases, hourly_activity
 from recsys.hot.stock import sold_out
-from recsys.hot.trust import DAMPED, Trust
+from recsys.hot.trust import COUNTED_BY_BUYER, COUNTED_BY_LINE, Trust
 from recsys.hot.windows import RowStarts, RowTotal, WindowSums
 from recsys.types import BoolArray, FloatArray, IntArray
 
@@ -41,11 +41,13 @@ PURCHASE_CHANNELS = (
     "units",  # units bought, lines above the item's 99.9th percentile capped to it
     "amount",  # money paid
     "orders",  # purchase lines
-    "buyers",  # different buyers (by device or address where logged), as far as they are trusted
-    "new_buyers",  # buyers who had not bought the item before, as far as they are trusted
-    "demand",  # units, repeats of a buyer damped (see `queries.daily_purchases`), as far as they are trusted
+    "buyers",  # different buyers, by device or address where logged
+    "new_buyers",  # buyers who had not bought the item before
+    "demand",  # units, repeats of a buyer damped (see `queries.daily_purchases`)
     "newcomer_orders",  # lines by accounts less than a week old
     "unseen_orders",  # lines whose buyer had not looked at the item before
+    "newcomer_buyers",  # the same of buyers: the share of a buyer's lines that day
+    "unseen_buyers",
 )
 ACTIVITY_CHANNELS = (
     "impressions",
@@ -109,7 +111,7 @@ class Panel:
         channels: name -> (R,) float32.
         observed: (D,) whether the log has that day; False inside a gap.
         promotions: announced before day D.
-        trust: in the items' orders; `trust.DAMPED` channels count by it.
+        trust: in the items' orders.
         hours: the same hour by hour, where the log has live rooms.
     """
 
@@ -123,6 +125,26 @@ class Panel:
     promotions: Promotions
     trust: Trust
     hours: Hours | None = None
+
+    @cached_property
+    def believed(self) -> Panel:
+        """The panel with what was bought counted as far as the items are trusted: what features read.
+
+        Not of a panel of some items: trust is in the items of the whole.
+        """
+        trust = {
+            **dict.fromkeys(COUNTED_BY_BUYER, self.trust.in_buyers(self.item_idx, self.day)),
+            **dict.fromkeys(COUNTED_BY_LINE, self.trust.in_orders(self.item_idx, self.day)),
+        }
+        counted = {
+            name: values * trust[name] if name in trust else values for name, values in self.channels.items()
+        }
+        hours = self.hours
+        if hours is not None and "orders" in hours.channels:
+            believed = self.trust.in_orders(hours.item_idx, hours.hour // HOURS)
+            by_hour = {**hours.channels, "orders": hours.channels["orders"] * believed}
+            hours = replace(hours, channels=by_hour)
+        return replace(self, channels=counted, hours=hours)
 
     def has(self, channel: str) -> bool:
         """Whether the log says anything about the channel."""
@@ -250,8 +272,6 @@ def build_panel(
     without = sold_out(item_idx, days, channels, n_days)
     if without.any():
         channels["sold_out"] = without.astype(np.float32)
-    trust = Trust(item_idx, days, channels, n_days)
-    believed = trust.at(item_idx, days)
     daily_events = np.bincount((events.timestamp_us // DAY_US - first).astype(np.int64), minlength=n_days)[
         :n_days
     ]
@@ -261,10 +281,10 @@ def build_panel(
         n_items=n_items,
         item_idx=item_idx,
         day=days,
-        channels={name: v * believed if name in DAMPED else v for name, v in channels.items()},
+        channels=channels,
         observed=observed_days(daily_events),
         promotions=_promotions(known, first, n_items),
-        trust=trust,
+        trust=Trust(item_idx, days, channels, n_days),
         hours=hours,
     )
     say(5, "panel: done")

@@ -102,6 +102,8 @@ def daily_purchases(dataset: Dataset) -> pa.Table:
         demand=lambda t: (t.raw_units / t.orders * (1 + t.orders.ln()) / t.days_bought).sum(),
         newcomer_orders=lambda t: t.newcomer_orders.sum(),
         unseen_orders=lambda t: t.unseen_orders.sum(),
+        newcomer_buyers=lambda t: (t.newcomer_orders / t.orders).sum(),
+        unseen_buyers=lambda t: (t.unseen_orders / t.orders).sum(),
     )
     return daily.to_pyarrow()
 

@@ -83,14 +83,15 @@ def samples_at(panel: Panel, origins: IntArray, population_days: int) -> Samples
     )
 
 
-def open_samples(panel: Panel, builder: TargetBuilder, origins: IntArray) -> tuple[Samples, Outcomes]:
-    """Items active before each origin for which the target had not come about, and what followed them.
+def open_samples(panel: Panel, origins: IntArray, *builders: TargetBuilder) -> tuple[Samples, list[Outcomes]]:
+    """Items active before each origin for which the target had not come about by the first of the builders,
+    and what followed them by each.
 
     Who is in the top share depends on all who are there: outcomes are read before anybody is left out.
     """
-    every = samples_at(panel, origins, builder.params.population_days)
-    outcomes, still_open = builder.outcomes(every), np.flatnonzero(~builder.already(every))
-    return every.at(still_open), outcomes.at(still_open)
+    every = samples_at(panel, origins, builders[0].params.population_days)
+    still_open = np.flatnonzero(~builders[0].already(every))
+    return every.at(still_open), [builder.outcomes(every).at(still_open) for builder in builders]
 
 
 def build_training_set(
@@ -109,7 +110,7 @@ def build_training_set(
     Raises:
         ModelError: the log is too short.
     """
-    every, outcomes = open_samples(panel, builder, training_origins(builder, params))
+    every, [outcomes] = open_samples(panel, training_origins(builder, params), builder)
     weight = thinning_weight(outcomes.label, params.learner.max_rows, params.learner.seed)
     kept = np.flatnonzero(weight)
     samples = every.at(kept)

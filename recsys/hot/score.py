@@ -88,7 +88,8 @@ def score_hot(
     panel = build_panel(dataset, as_of=as_of, progress=progress)
     known = dataset.items.known(_as_of_us(panel))
     groups = memberships(known)
-    builder = TargetBuilder(panel, params.target, category_codes(known))
+    # By what is believed: a faked rise is nothing to learn from, nor does it take a product off the list.
+    builder = TargetBuilder(panel.believed, params.target, category_codes(known))
     asked = samples_at(
         panel, np.array([panel.n_days, panel.n_days - 7], dtype=np.int32), params.target.population_days
     )

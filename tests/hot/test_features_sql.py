@@ -35,23 +35,37 @@ def table(shop: Dataset) -> tuple[Samples, dict[str, np.ndarray], duckdb.DuckDBP
     )
     con.sql(
         """
-        CREATE TABLE trust AS
-        WITH lines AS (
-            SELECT item_idx, day,
-                t < (SELECT min(f.t) FROM e f WHERE f.user_idx = b.user_idx) + INTERVAL 7 DAY AS fresh,
-                NOT EXISTS (FROM e v WHERE v.user_idx = b.user_idx AND v.item_idx = b.item_idx
-                    AND v.behaviour IN ('view', 'cart') AND v.t < b.t) AS unseen
-            FROM e b WHERE behaviour = 'purchase'
-        ),
-        shop AS (
-            SELECT d.day, avg(fresh::INT) AS fresh, avg(unseen::INT) AS unseen
-            FROM (SELECT DISTINCT day FROM lines) d JOIN lines l ON l.day BETWEEN d.day - 27 AND d.day
+        CREATE TABLE lines AS
+        SELECT item_idx, user_idx, day,
+            t < (SELECT min(f.t) FROM e f WHERE f.user_idx = b.user_idx) + INTERVAL 7 DAY AS fresh,
+            NOT EXISTS (FROM e v WHERE v.user_idx = b.user_idx AND v.item_idx = b.item_idx
+                AND v.behaviour IN ('view', 'cart') AND v.t < b.t) AS unseen
+        FROM e b WHERE behaviour = 'purchase';
+        CREATE TABLE buyer_days AS
+        SELECT item_idx, day, avg(fresh::INT) AS fresh, avg(unseen::INT) AS unseen FROM lines
+        GROUP BY item_idx, day, user_idx;
+        """
+    )
+    for name, counted in (("trust", "buyer_days"), ("trust_in_orders", "lines")):
+        con.sql(trust_by(name, counted))
+    con.register("s", {"i": samples.item_idx, "o": samples.origin, "n": np.arange(len(samples))})
+    return samples, dict(zip(features.names, features.values.T, strict=True)), con
+
+
+def trust_by(name: str, counted: str) -> str:
+    """A table of the trust in each item on each day with a sale, by lines or by buyers a day."""
+    return f"""
+        CREATE TABLE {name} AS
+        WITH shop AS (
+            SELECT d.day, avg(fresh::DOUBLE) AS fresh, avg(unseen::DOUBLE) AS unseen
+            FROM (SELECT DISTINCT day FROM {counted}) d JOIN {counted} l ON l.day BETWEEN d.day - 27 AND d.day
             GROUP BY d.day
         ),
         windows AS (
-            SELECT r.item_idx, r.day, count(*) AS n, sum(fresh::INT) AS fresh, sum(unseen::INT) AS unseen
-            FROM (SELECT DISTINCT item_idx, day FROM lines) r
-            JOIN lines l ON l.item_idx = r.item_idx AND l.day BETWEEN r.day - 6 AND r.day GROUP BY ALL
+            SELECT r.item_idx, r.day, count(*) AS n,
+                sum(fresh::DOUBLE) AS fresh, sum(unseen::DOUBLE) AS unseen
+            FROM (SELECT DISTINCT item_idx, day FROM {counted}) r
+            JOIN {counted} l ON l.item_idx = r.item_idx AND l.day BETWEEN r.day - 6 AND r.day GROUP BY ALL
         )
         SELECT item_idx, w.day, least(
             1,
@@ -61,10 +75,7 @@ def table(shop: Dataset) -> tuple[Samples, dict[str, np.ndarray], duckdb.DuckDBP
                 THEN (n - w.unseen + 5 * (1 - s.unseen)) / ((n + 5) * (1 - s.unseen)) ELSE 1 END
         ) AS trust
         FROM windows w JOIN shop s USING (day)
-        """
-    )
-    con.register("s", {"i": samples.item_idx, "o": samples.origin, "n": np.arange(len(samples))})
-    return samples, dict(zip(features.names, features.values.T, strict=True)), con
+    """
 
 
 def ask(con: duckdb.DuckDBPyConnection, expression: str, where: str) -> np.ndarray:
@@ -166,7 +177,8 @@ def test_the_best_window_so_far(table) -> None:  # type: ignore[no-untyped-def]
             SELECT item_idx, quantile_cont(q, 0.999) AS cap FROM e WHERE behaviour = 'purchase' GROUP BY 1
         ),
         daily AS (
-            SELECT item_idx, day, sum(least(q, cap)) AS u FROM e JOIN caps USING (item_idx)
+            SELECT item_idx, day, sum(least(q, cap)) * any_value(trust) AS u
+            FROM e JOIN caps USING (item_idx) JOIN trust_in_orders USING (item_idx, day)
             WHERE behaviour = 'purchase' GROUP BY ALL
         ),
         windows AS (

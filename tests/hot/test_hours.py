@@ -88,6 +88,16 @@ def test_against_plain_sql(tmp_path: Path) -> None:
     np.testing.assert_allclose(found["last_hours_carts"], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_orders_of_an_hour_are_believed_like_those_of_its_day(tmp_path: Path) -> None:
+    panel = build_panel(live(tmp_path, shop_events(n_days=30))).believed
+    hours = panel.hours
+    assert hours is not None
+    daily = np.zeros((panel.n_items, panel.n_days), np.float32)
+    np.add.at(daily, (hours.item_idx, hours.hour // HOURS), hours.channels["orders"])
+    assert (daily % 1 > 0).any()
+    np.testing.assert_allclose(daily, panel.dense("orders"), rtol=1e-4)
+
+
 def test_a_shop_without_rooms_has_no_hours(shop: Dataset) -> None:
     panel = build_panel(shop)
     assert panel.hours is None

@@ -118,7 +118,7 @@ def test_who_was_hot_already_is_left_out_and_still_counted_among_the_top() -> No
     panel = panel_of(daily_units())
     params = TargetParams(target=HotTarget.NEWLY_HOT, horizon_last_day=14, hot_share=0.3)
     built = TargetBuilder(panel, params, np.zeros(4, np.int32))
-    samples, outcomes = open_samples(panel, built, np.array([ORIGIN], dtype=np.int32))
+    samples, [outcomes] = open_samples(panel, np.array([ORIGIN], dtype=np.int32), built)
     assert samples.item_idx.tolist() == [0, 1, 3]
     # Item 1 would be in the top 30 % ahead, were item 2 not there.
     assert outcomes.label.tolist() == [False, False, False]
