@@ -93,17 +93,18 @@ class HotModel:
         self.feature_names = training.features.names
         self.base_rate = float(np.average(label, weights=weight))
         folds = _folds(training, self.calibration_params.folds)
-        steps = len(folds) + 1
-        _say(progress, 0, steps, "boosted trees")
         # One thread a job: threads within one model would wait for each other at every leaf.
         with ThreadPoolExecutor(self.learner.threads) as pool:
-            whole = pool.submit(self._learn_all, training)
+            pairs = [pool.submit(self._grow_pair, training, n) for n in range(self.learner.bags)]
             later = [pool.submit(self._score_held_out, training, learn, test) for learn, test in folds]
-            jobs: list[Future[Any]] = [whole, *later]
+            of_units = pool.submit(self._grow_units, training)
+            jobs: list[Future[Any]] = [*pairs, *later, of_units]
+            _say(progress, 0, len(jobs), "boosted trees")
             for done, job in enumerate(as_completed(jobs)):
                 job.result()
-                _say(progress, done + 1, steps, "boosted trees")
-        self._boosters, self._units = whole.result()
+                _say(progress, done + 1, len(jobs), "boosted trees")
+        self._boosters = [booster for pair in pairs for booster in pair.result()]
+        self._units = of_units.result()
         scored = np.concatenate([test for _, test in folds])
         held_out = np.concatenate([job.result() for job in later], axis=1)
         self._lines = np.array(
@@ -165,29 +166,25 @@ class HotModel:
         slope, intercept = np.tile(self._lines, (len(raw) // KINDS, 1)).T
         return np.asarray(slope[:, None] * raw + intercept[:, None])
 
-    def _learn_all(self, training: TrainingSet) -> tuple[list[Any], Any]:
-        binned = self._binned(training)
-        boosters = self._grow_pairs(binned, training, self.learner.bags)
-        # Variance between Poisson and gamma; the few giants are held down, or they would be the whole fit.
-        units = training.outcomes.units
-        of_units = {"objective": "tweedie", "tweedie_variance_power": 1.5, "learning_rate": 0.1}
-        rounds = min(self.learner.rounds, 80)
-        return boosters, self._grow(binned, np.minimum(units, np.quantile(units, 0.999)), rounds, **of_units)
-
     def _score_held_out(self, training: TrainingSet, learn: LongArray, test: LongArray) -> Floats:
         """(2, N) raw scores of some samples by a pair that has learnt from others."""
-        learnt = training.at(learn)
-        return _raw(self._grow_pairs(self._binned(learnt), learnt, 1), training.features.values[test], 1)
+        return _raw(self._grow_pair(training.at(learn), 0), training.features.values[test], 1)
 
-    def _grow_pairs(self, binned: lgb.Dataset, training: TrainingSet, pairs: int) -> list[Any]:
+    def _grow_pair(self, training: TrainingSet, n: int) -> list[Any]:
+        """The classifier and the regression of the n-th pair."""
+        binned, seed = self._binned(training), self.learner.seed + n
         label = training.outcomes.label.astype(np.float32)
         reach = np.minimum(training.outcomes.reach, REACH_CAP)
-        rounds = self.learner.rounds
         return [
-            self._grow(binned, target, rounds, objective=objective, seed=self.learner.seed + pair)
-            for pair in range(pairs)
+            self._grow(binned, target, self.learner.rounds, objective=objective, seed=seed)
             for objective, target in (("binary", label), ("poisson", reach))
         ]
+
+    def _grow_units(self, training: TrainingSet) -> Any:
+        # Variance between Poisson and gamma; the few giants are held down, or they would be the whole fit.
+        units = np.minimum(training.outcomes.units, np.quantile(training.outcomes.units, 0.999))
+        of_units = {"objective": "tweedie", "tweedie_variance_power": 1.5, "learning_rate": 0.1}
+        return self._grow(self._binned(training), units, min(self.learner.rounds, 80), **of_units)
 
     def _grow(self, binned: lgb.Dataset, target: FloatArray, rounds: int, **settings: object) -> Any:
         binned.set_label(target)

@@ -104,7 +104,7 @@ class LearnerParams(Params):
     min_history_days: int = Field(28, ge=7, description="days of log that the first training origin needs")
     min_origins: int = Field(3, ge=2, description="fewer training origins than this are refused")
     max_rows: int = Field(120_000, ge=1_000, description="training rows kept; negatives are thinned beyond")
-    bags: int = Field(1, ge=1, description="pairs of models averaged, each of another seed")
+    bags: int = Field(2, ge=1, description="pairs of models averaged, each of another seed")
     rounds: int = Field(200, ge=1, description="trees of each model")
     learning_rate: float = Field(0.05, gt=0, le=1)
     leaves: int = Field(31, ge=2)
