@@ -6,15 +6,14 @@ from abc import abstractmethod
 from typing import Annotated, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 from scipy import linalg, sparse
-from scipy.sparse.linalg import svds
 
 from recsys.data.behaviours import BehaviourWeights
 from recsys.data.dataset import Dataset
 from recsys.errors import ModelError
 from recsys.models.base import Model
+from recsys.models.spectral import inverse, normalised, right_singular_vectors
 from recsys.search import OneOf, Within
 from recsys.types import FloatArray, IntArray, Params, Progress, Target
 
@@ -165,11 +164,8 @@ class GFCF(LinearModel):
     def _fit(self, dataset: Dataset, progress: Progress | None) -> None:
         x = _interactions(dataset, self.target, self.params.weights, binary=self.params.binary)
         self.interactions = x
-        self.root_degree = np.sqrt(np.asarray(x.sum(axis=0)).ravel()).astype(np.float32)
-        user_root = np.sqrt(np.asarray(x.sum(axis=1)).ravel())
-        scaled = sparse.diags(_inverse(user_root)) @ x @ sparse.diags(_inverse(self.root_degree))
-        self.adjacency = sparse.csr_matrix(scaled, dtype=np.float32)
-        self.basis = _right_singular_vectors(self.adjacency, self.params.factors, self.params.seed)
+        self.adjacency, self.root_degree = normalised(x)
+        self.basis = right_singular_vectors(self.adjacency, self.params.factors, self.params.seed)
         pairs = float((np.diff(self.adjacency.indptr).astype(np.float64) ** 2).sum())
         self._gram = sparse.csr_matrix(self.adjacency.T @ self.adjacency) if pairs <= _MOST_PAIRS else None
 
@@ -179,7 +175,7 @@ class GFCF(LinearModel):
             linear = (history @ self._gram).toarray()
         else:
             linear = (history @ self.adjacency.T).toarray() @ self.adjacency
-        passed = history @ (self.basis * _inverse(self.root_degree)[:, None])
+        passed = history @ (self.basis * inverse(self.root_degree)[:, None])
         scores = linear + (self.params.alpha * passed) @ (self.basis * self.root_degree[:, None]).T
         if self.params.sharpening:
             scores = self._sharpened(scores.astype(np.float32, copy=False))
@@ -213,13 +209,6 @@ def _touched(interactions: sparse.csr_matrix, most: int | None) -> IntArray:
     return np.sort(order[:most]).astype(np.int32)
 
 
-def _inverse(values: FloatArray | npt.NDArray[np.float64]) -> FloatArray:
-    """1 / value, 0 where the value is 0."""
-    out = np.zeros(len(values), dtype=np.float32)
-    np.divide(1.0, values, out=out, where=values > 0, casting="same_kind")
-    return out
-
-
 def _inverse_of_positive(matrix: FloatArray) -> FloatArray:
     """The inverse of a symmetric positive definite matrix by Cholesky, in place where LAPACK can."""
     if len(matrix) == 0:
@@ -236,20 +225,6 @@ def _inverse_of_positive(matrix: FloatArray) -> FloatArray:
         block = inverse[start:stop, start:stop]
         block[:] = np.tril(block) + np.tril(block, -1).T
     return inverse
-
-
-def _right_singular_vectors(matrix: sparse.csr_matrix, factors: int, seed: int) -> FloatArray:
-    """(targets, d) float32, d = min(factors, what the matrix can have)."""
-    most = min(matrix.shape)
-    if matrix.nnz == 0:
-        return np.zeros((matrix.shape[1], 1), dtype=np.float32)
-    if most <= max(2, factors):  # the iterative solver wants fewer vectors than rows
-        _, values, vt = np.linalg.svd(matrix.toarray(), full_matrices=False)
-        kept = values > 1e-6 * values.max()
-        return np.ascontiguousarray(vt[kept][:factors].T, dtype=np.float32)
-    start = np.random.default_rng(seed).standard_normal(most).astype(np.float32)
-    _, _, vt = svds(matrix, k=factors, v0=start)
-    return np.ascontiguousarray(vt[::-1].T, dtype=np.float32)
 
 
 def _spread(scores: FloatArray, columns: IntArray, n: int) -> FloatArray:

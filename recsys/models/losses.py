@@ -26,6 +26,23 @@ def accidental_hits(target_ids: Tensor, negative_ids: Tensor) -> Tensor:
     return target_ids.int()[:, None] == negative_ids.int()[None, :]
 
 
+def own_targets(moment: Tensor, target_ids: Tensor, negative_ids: Tensor, n_moments: int) -> Tensor:
+    """(M, N) bool: where a negative is among the targets of the row's moment.
+
+    Args:
+        moment: (E,) int64 ascending, below M, whose each target is; every moment has one.
+        target_ids: (E,) int64.
+        negative_ids: (N,) int64, shared by the rows.
+        n_moments: M.
+    """
+    if len(target_ids) == n_moments:
+        return accidental_hits(target_ids, negative_ids)
+    ids, place = torch.unique(torch.cat([target_ids, negative_ids]), return_inverse=True)
+    marked = torch.zeros(n_moments, len(ids), dtype=torch.bool, device=target_ids.device)
+    marked[moment, place[: len(target_ids)]] = True
+    return marked[:, place[len(target_ids) :]]
+
+
 def sampled_softmax(positive: Tensor, negative: Tensor, log_expected: Tensor, left_out: Tensor) -> Tensor:
     """Loss of each row, (B,): -log(exp(p) / (exp(p) + sum_j exp(n_j) / expected_j)).
 

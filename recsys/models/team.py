@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from recsys.types import LongArray
-
+Scalar = TypeVar("Scalar", bound=np.generic)
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
@@ -46,8 +45,8 @@ class Team:
         """Whether this process runs the job."""
         return self.rank == 0
 
-    def share(self, rows: LongArray) -> LongArray:
-        """This process's part of a batch; the parts of all are the batch."""
+    def share(self, rows: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
+        """This process's part of what a batch has by row; the parts of all are the batch."""
         return rows[self.rank :: self.size]
 
     def sum_gradients(self, weights: Iterable[torch.nn.Parameter], loss: Tensor) -> Tensor:

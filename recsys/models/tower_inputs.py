@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from recsys.errors import ModelError
+from recsys.models import spectral
 from recsys.models.exposures import Exposures
 from recsys.models.history_encoder import HistoryEncoder
 from recsys.models.sampling import ExposureSampler, Had, NegativeSampler
@@ -106,6 +107,12 @@ class TrainingInputs:
             temperature=params.temperature,
             learn_temperature=params.learn_temperature,
         )
+        if params.start == "spectral":
+            directions = spectral.directions(
+                self.timelines.interactions(network.targets.n), params.dim, self.seed
+            )
+            if directions is not None:
+                network.targets.start_from(torch.from_numpy(directions))
         network.targets.learn_ids_of(torch.from_numpy(self.timelines.targets))
         network.users.learn_ids_of(torch.from_numpy(np.unique(self.windows().user_idx)))
         return network

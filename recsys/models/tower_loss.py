@@ -95,22 +95,24 @@ class TowerLoss:
         ids = self.pool if negatives is None else negatives.ids
         shown, nothing_shown = self.exposures.of(batch.event)
         vectors = self._target_vectors(ids, batch.target_idx, targets, shown)
-        users = self._users(batch, vectors[self._place[batch.target_idx]])
-        positive = self._scored(users, vectors[self._place[targets]])
+        users = self._users(batch, vectors[self._place[batch.target_idx]])  # (M, d)
+        positive = self._scored(users[batch.moment], vectors[self._place[targets]])
         candidates = vectors[self._place[ids]]
-        left_out = losses.accidental_hits(targets, ids)
+        # What is predicted from one moment does not compete: it is all right.
+        left_out = losses.own_targets(batch.moment, targets, ids, len(users))
         log_expected = torch.zeros(len(ids), device=ids.device)
         if negatives is not None:
             log_expected = negatives.log_expected
             # A user's other events are no negatives drawn by popularity: they are that user's taste.
             left_out[:, : negatives.n_in_batch] |= losses.accidental_hits(
-                batch.examples.user_idx, whole.user_idx[: negatives.n_in_batch]
+                batch.user_idx[batch.row], whole.user_idx[: negatives.n_in_batch]
             )
         others = losses.log_partition(users / network.temperature, candidates, log_expected, left_out)
+        others = others[batch.moment]
         each = torch.logaddexp(positive, others) - positive
         if self.exposures.n:
             # What was shown was not drawn from the catalogue, so no correction fits it: it is a choice apart.
-            passed_by = self._scored(users[:, None], vectors[self._place[shown]])
+            passed_by = self._scored(users[batch.moment, None], vectors[self._place[shown]])
             chosen = losses.sampled_softmax(positive, passed_by, torch.zeros_like(passed_by), nothing_shown)
             each = each + params.exposure_weight * chosen
         if params.hard_negatives:
@@ -119,9 +121,9 @@ class TowerLoss:
                 scores = network.scores(users, candidates).masked_fill(left_out, -torch.inf)
             _, place = scores.topk(n, dim=1)
             hardest = self._scored(users[:, None], candidates[place])
-            left_out = left_out.gather(1, place)
-            had = self.had(batch.examples.user_idx, ids[place]) | left_out
-            hard = losses.hard_softmax(positive, hardest, had, below=params.hard_below)
+            had = self.had(batch.user_idx[batch.row], ids[place]) | left_out.gather(1, place)
+            of = batch.moment
+            hard = losses.hard_softmax(positive, hardest[of], had[of], below=params.hard_below)
             each = each + params.hard_weight * hard
         return each
 
@@ -138,7 +140,7 @@ class TowerLoss:
         return self.network.target_vectors(rows)
 
     def _users(self, batch: Batch, history: Tensor) -> Tensor:
-        """(E, d) vectors of the users at their examples' moments, from (B, N, d) of their events' targets."""
+        """(M, d) vectors of the users at their moments, from (B, N, d) of their events' targets."""
         wanted = self._encode(
             history,
             batch.behaviour,

@@ -25,7 +25,7 @@ from recsys.models.tower_validation import Validation
 from recsys.models.towers import TwoTowerNetwork
 from recsys.models.training_examples import ExampleSource, Windows
 from recsys.models.two_tower_params import TwoTowerParams
-from recsys.types import LongArray, Progress
+from recsys.types import FloatArray, LongArray, Progress
 
 CHECKPOINT = "two_tower.safetensors"
 
@@ -199,13 +199,20 @@ class Trainer:
 
     def _loss_of_share(self, windows: LongArray) -> Tensor:
         """This process's part of a batch's loss; the parts of all sum to it."""
+        at = self._moments(len(windows))
         if self.team.size == 1:
-            return self.loss(self.source.batch(windows))
-        whole, mine = self.source.examples(windows), self.team.share(windows)
+            return self.loss(self.source.batch(windows, at))
+        whole, mine = self.source.examples(windows, at), self.team.share(windows)
         if len(mine):
-            return self.loss(self.source.batch(mine), whole)
+            return self.loss(self.source.batch(mine, None if at is None else self.team.share(at)), whole)
         # Every process has a gradient of every weight, even where it has no window.
-        return 0.0 * self.loss(self.source.batch(windows[:1]), whole)
+        return 0.0 * self.loss(self.source.batch(windows[:1], None if at is None else at[:1]), whole)
+
+    def _moments(self, n: int) -> FloatArray | None:
+        """(n,) by which of its examples each window's moment is; see `ExampleSource.batch`."""
+        if self.params.ahead == "next":
+            return None
+        return np.random.default_rng([self.seed, self._state.step]).random(n, dtype=np.float32)
 
     def _after_step(self) -> None:
         state, params = self._state, self.params
@@ -332,7 +339,7 @@ class Trainer:
             if self.source.device.type == "cuda":
                 torch.cuda.empty_cache()
             try:
-                self.loss(self.source.batch(windows[:n])).backward()  # type: ignore[no-untyped-call]
+                self.loss(self.source.batch(windows[:n], self._moments(n))).backward()  # type: ignore[no-untyped-call]
             except torch.OutOfMemoryError:
                 continue
             fits = int(self.windows.n_examples[windows[:n]].sum())

@@ -98,6 +98,17 @@ class EntityTower(nn.Module):
             with torch.no_grad():
                 self.categories.weight[unseen.to(self.codes.device)] = 0.0
 
+    @torch.no_grad()
+    def start_from(self, vectors: Tensor) -> None:
+        """Begin with these vectors of ids in place of those drawn.
+
+        Args:
+            vectors: (n, d) float32; an entity whose row is zero keeps what was drawn.
+        """
+        if self.ids is not None:
+            given = vectors.any(dim=1)
+            self.ids.weight[given] = vectors[given]
+
     def forward(self, rows: Tensor) -> Tensor:
         """(m,) int64 entity indices -> (m, d)."""
         vectors = self.content(self.codes[rows], self.numbers[rows], self.given_vectors[rows])

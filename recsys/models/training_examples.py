@@ -1,7 +1,9 @@
-"""Training examples of a sequence model: each event is predicted from those strictly before it.
+"""Training examples of a sequence model: events are predicted from those strictly before a moment.
 
-Histories are cut into windows; a window is encoded once and gives an example for every event in it. All of it
-is index arithmetic on flat arrays, on whatever device holds them: no example is ever built on its own.
+Histories are cut into windows; a window is encoded once and gives an example for every event in it. The
+moment of an example is its own event's; or a window has one moment, and all from there on is predicted from
+it, as in Pancha et al., "PinnerFormer", 2022. All of it is index arithmetic on flat arrays, on whatever
+device holds them: no example is ever built on its own.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from recsys.data.dataset import Events
@@ -88,6 +91,16 @@ class Timelines:
     def user_idx(self) -> LongArray:
         """(N,) int64, whose each event is."""
         return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
+
+    def interactions(self, n_targets: int) -> sparse.csr_matrix:
+        """(U, targets) float32 CSR of ones, who had an event on what."""
+        shape = (len(self.indptr) - 1, n_targets)
+        matrix = sparse.csr_matrix(
+            (np.ones(len(self.target_idx), np.float32), self.target_idx, self.indptr), shape
+        )
+        matrix.sum_duplicates()
+        matrix.data[:] = 1.0
+        return matrix
 
     @property
     def targets(self) -> LongArray:
@@ -181,7 +194,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Batch:
-    """B windows of up to N events, and the E examples in them.
+    """B windows of up to N events with T moments each, and the E examples in them.
 
     Attributes:
         user_idx: (B,) int64.
@@ -189,9 +202,10 @@ class Batch:
         behaviour: (B, N) int64 codes.
         gap_s: (B, N) float32 seconds since the event before, 0 for the first.
         mask: (B, N) bool, whether the place holds an event.
-        age_s: (B, N, N) float32: seconds from event j to the moment of event t, at [t, j].
-        visible: (B, N, N) bool: whether event j was strictly before event t, at [t, j].
-        row, slot: (E,) int64, where each example is.
+        age_s: (B, T, N) float32: seconds from event j to moment t, at [t, j].
+        visible: (B, T, N) bool: whether event j was strictly before moment t, at [t, j].
+        row, slot: (M,) int64, the windows and moments from which something is predicted.
+        moment: (E,) int64 below M, from which of them each example is predicted.
         event: (E,) int64, which event of the timelines each example is.
         examples: what is to be predicted.
     """
@@ -205,6 +219,7 @@ class Batch:
     visible: Tensor
     row: Tensor
     slot: Tensor
+    moment: Tensor
     event: Tensor
     examples: Examples
 
@@ -230,14 +245,23 @@ class ExampleSource:
         self.user_idx = put(windows.user_idx.astype(np.int64))
         self.start, self.end, self.first = put(windows.start), put(windows.end), put(windows.first)
 
-    def batch(self, windows: LongArray) -> Batch:
-        """The batch of these windows, (B,) indices."""
-        places = self._places(windows)
+    def batch(self, windows: LongArray, at: FloatArray | None = None) -> Batch:
+        """The batch of these windows, (B,) indices.
+
+        Args:
+            windows: (B,) indices.
+            at: (B,) in [0, 1), by which of its examples a window's one moment is, as a share of them: from it
+                that example and all later ones are predicted. None for a moment of each example's own.
+        """
+        places = self._places(windows, at)
         position, mask = places.position, places.mask
         time_us = self.timestamp_us[position]
         gap_s = torch.zeros(mask.shape, device=self.device)
         gap_s[:, 1:] = (time_us[:, 1:] - time_us[:, :-1]) / _SECOND_US
-        age_us = time_us[:, :, None] - time_us[:, None, :]  # (B, N, N)
+        now_us, slot = time_us, places.slot
+        if at is not None:
+            now_us, slot = time_us.gather(1, slot[:, None]), torch.zeros_like(slot)
+        age_us = now_us[:, :, None] - time_us[:, None, :]  # (B, T, N)
         return Batch(
             user_idx=places.user_idx,
             target_idx=self.target_idx[position].long() * mask,
@@ -247,20 +271,22 @@ class ExampleSource:
             age_s=(age_us / _SECOND_US).float(),
             visible=(age_us > 0) & mask[:, None, :],
             row=places.row,
-            slot=places.slot,
+            slot=slot,
+            moment=places.moment,
             event=places.event,
             examples=self._examples(places),
         )
 
-    def examples(self, windows: LongArray) -> Examples:
-        """The examples of `batch(windows)` alone, in their order."""
-        return self._examples(self._places(windows))
+    def examples(self, windows: LongArray, at: FloatArray | None = None) -> Examples:
+        """The examples of `batch(windows, at)` alone, in their order."""
+        return self._examples(self._places(windows, at))
 
     def _examples(self, places: _Places) -> Examples:
         event = places.event
-        return Examples(places.user_idx[places.row], self.target_idx[event].long(), self.weight[event])
+        user_idx = places.user_idx[places.row[places.moment]]
+        return Examples(user_idx, self.target_idx[event].long(), self.weight[event])
 
-    def _places(self, windows: LongArray) -> _Places:
+    def _places(self, windows: LongArray, at: FloatArray | None) -> _Places:
         chosen = torch.from_numpy(windows).to(self.device)
         start, end = self.start[chosen, None], self.end[chosen, None]
         length = int((end - start).max())
@@ -268,19 +294,30 @@ class ExampleSource:
         mask = position < end
         position = position.clamp(max=len(self.target_idx) - 1)
         predicted = (self.weight[position] > 0) & mask & (position >= self.first[chosen, None])
-        row, slot = predicted.nonzero(as_tuple=True)
-        return _Places(self.user_idx[chosen], position, mask, row, slot, position[row, slot])
+        if at is None:
+            row, slot = predicted.nonzero(as_tuple=True)
+            moment, event = torch.arange(len(row), device=self.device), position[row, slot]
+        else:
+            nth = predicted.cumsum(dim=1) - 1  # of the window's examples
+            begin = (torch.from_numpy(at).to(self.device) * (nth[:, -1:].squeeze(1) + 1)).long()
+            predicted &= nth >= begin[:, None]
+            slot = predicted.long().argmax(dim=1)
+            row = torch.arange(len(slot), device=self.device)
+            moment, of_row = predicted.nonzero(as_tuple=True)
+            event = position[moment, of_row]
+        return _Places(self.user_idx[chosen], position, mask, row, slot, moment, event)
 
 
 @dataclass(frozen=True)
 class _Places:
-    """Where the events of B windows of up to N are in the timelines, and the E examples among them."""
+    """Where the events of B windows of up to N are in the timelines, M moments and E examples among them."""
 
     user_idx: Tensor  # (B,)
     position: Tensor  # (B, N)
     mask: Tensor  # (B, N)
-    row: Tensor  # (E,)
-    slot: Tensor  # (E,)
+    row: Tensor  # (M,)
+    slot: Tensor  # (M,), whose event's moment it is
+    moment: Tensor  # (E,)
     event: Tensor  # (E,)
 
 

@@ -26,6 +26,9 @@ class TwoTowerParams(Params):
         user_id_dropout: share of training examples that do without it, so that an unknown user works.
         target_id_dropout: share of targets placed by content alone, so that a new one works. It applies only
             where there is content.
+        start: what the targets' ids begin from: drawn at random, or the directions in which those who turned
+            to them differ most (`spectral`): fewer steps then come to better vectors of ids, and content, for
+            which less is left to explain, learns less.
         user_features, target_features: columns of the users' and the targets' tables. `auto` takes the
             contract's columns and every other text column of few values.
         max_categories: the most values of a column that get a place of their own; rarer ones share one.
@@ -50,6 +53,9 @@ class TwoTowerParams(Params):
         hard_weight: what that softmax counts beside the others.
         target_behaviours: what is predicted; None is every behaviour that has a weight.
         repeats: whether a target that the user already had is predicted again.
+        ahead: what is predicted: every event from those before it (`next`), or from one moment of a window,
+            drawn anew for each pass, all of the window from there on (`all`): for tastes that last rather
+            than what comes next, and a step over as many examples costs a fraction.
         batch_size: about how many training examples make a step.
         learning_rate: of Adam, after `warmup_steps` of linear rise.
         weight_decay: decoupled, on everything but sparse tables.
@@ -79,6 +85,7 @@ class TwoTowerParams(Params):
     user_id_embedding: Annotated[bool, OneOf(True, False)] = True
     user_id_dropout: Annotated[float, Within(0.1, 0.9)] = Field(default=0.5, ge=0, le=1)
     target_id_dropout: Annotated[float, Within(0.0, 0.5)] = Field(default=0.1, ge=0, le=1)
+    start: Annotated[Literal["random", "spectral"], OneOf("random", "spectral")] = "random"
     user_features: FeatureColumns = "auto"
     target_features: FeatureColumns = "auto"
     max_categories: int = Field(default=10_000, ge=1)
@@ -98,6 +105,7 @@ class TwoTowerParams(Params):
     hard_weight: float = Field(default=0.3, ge=0)
     target_behaviours: tuple[Behaviour, ...] | None = None
     repeats: bool = True
+    ahead: Annotated[Literal["next", "all"], OneOf("next", "all")] = "next"
     batch_size: int = Field(default=1_024, ge=1)
     learning_rate: Annotated[float, Within(3e-4, 1e-2, log=True)] = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)

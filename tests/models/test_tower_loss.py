@@ -82,6 +82,28 @@ def test_many_sampled_negatives_come_to_the_full_softmax(
     assert found.norm() == pytest.approx(expected.norm().item(), rel=0.02)
 
 
+def test_what_is_predicted_from_one_moment_does_not_compete(
+    network: TwoTowerNetwork, timelines: Timelines
+) -> None:
+    windows = Windows.of(timelines, PARAMS.history_length, from_nothing=False)
+    source, network = ExampleSource(timelines, windows, torch.device("cpu")), network.eval()
+    batch = source.batch(np.arange(40), np.linspace(0, 0.9, 40, dtype=np.float32))
+    assert len(batch.row) == 40 < len(batch.event)
+    full, sampled = (_loss(network, timelines, n_uniform=n) for n in (None, 60_000))
+    with torch.no_grad():
+        history = network.target_vectors(batch.target_idx.flatten()).view(*batch.target_idx.shape, -1)
+        scores = network.scores(full._users(batch, history), network.target_vectors(torch.arange(N_ITEMS)))
+    expected = []
+    for moment, target in zip(batch.moment.tolist(), batch.examples.target_idx.tolist(), strict=True):
+        right = set(batch.examples.target_idx[batch.moment == moment].tolist())
+        others = [scores[moment, item] for item in timelines.targets.tolist() if item not in right]
+        expected.append(
+            torch.logsumexp(torch.stack([*others, scores[moment, target]]), 0) - scores[moment, target]
+        )
+    assert full(batch).item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-4)
+    assert sampled(batch).item() == pytest.approx(full(batch).item(), rel=0.01)
+
+
 def test_targets_without_an_event_are_no_wrong_answers(
     network: TwoTowerNetwork, timelines: Timelines
 ) -> None:

@@ -77,6 +77,32 @@ def test_every_event_with_a_past_is_predicted_once_from_that_past_alone(
         begin += len(user)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    times=st.lists(st.lists(st.integers(0, 30), max_size=25).map(sorted), min_size=1, max_size=5),
+    length=st.integers(1, 8),
+    at=st.floats(0, 1, exclude_max=True, width=32),
+)
+def test_from_the_moment_of_a_window_all_that_is_left_of_it_is_predicted(
+    times: list[list[int]], length: int, at: float
+) -> None:
+    timelines = _timelines(times)
+    windows = Windows.of(timelines, length, from_nothing=False)
+    source = ExampleSource(timelines, windows, torch.device("cpu"))
+    for one in range(len(windows)):
+        own = np.array([one])
+        each, batch = source.batch(own), source.batch(own, np.array([at], np.float32))
+        first = int(np.float32(at) * len(each.event))
+        assert batch.event.tolist() == each.event[first:].tolist()
+        assert (len(batch.row), batch.slot.tolist(), batch.moment.unique().tolist()) == (1, [0], [0])
+        torch.testing.assert_close(batch.age_s[0, 0], each.age_s[0, each.slot[first]])
+        assert batch.visible[0, 0].tolist() == each.visible[0, each.slot[first]].tolist()
+        assert (
+            source.examples(own, np.array([at], np.float32)).target_idx.tolist()
+            == each.examples.target_idx[first:].tolist()
+        )
+
+
 def test_events_without_weight_are_history_but_no_examples(build_dataset: BuildDataset) -> None:
     dataset = build_dataset(
         [(0, 0, VIEW, 1), (0, 1, BUY, 2), (0, 0, BUY, 3), (0, 2, Behaviour.IMPRESSION, 4)]
