@@ -32,6 +32,8 @@ MOMENTUM = {
 }
 WEEKLY_LAGS = 13
 HALF_LIVES_DAYS = (4, 10, 20, 60)
+#: Items of which whole tables of days are held at once.
+ITEMS_AT_ONCE = 16_384
 
 
 def level_and_momentum(panel: Panel, target: TargetParams, samples: Samples, channel: str) -> Features:
@@ -77,13 +79,30 @@ def peaks(panel: Panel, target: TargetParams, samples: Samples) -> Features:
     A past breakout is a window of the horizon's length with at least `breakout_min_units`, in the top share
     of that window, and `breakout_factor` times the rate of the recent days before it.
     """
-    h = target.horizon.days
+    top = _least_of_the_top(RunningTotal(panel.dense("units"), panel.observed), target)
     items, item = np.unique(samples.item_idx, return_inverse=True)
-    units = panel.dense("units")
-    top = _least_of_the_top(RunningTotal(units, panel.observed), target)
-    running = RunningTotal(units[items], panel.observed)
-    del units
-    origin, own = samples.origin, Samples(item.astype(np.int32), samples.origin)
+    found: Features = {}
+    for start in range(0, len(items), ITEMS_AT_ONCE):
+        rows = np.flatnonzero((item >= start) & (item < start + ITEMS_AT_ONCE))
+        own = Samples((item[rows] - start).astype(np.int32), samples.origin[rows])
+        part = panel.of_items(items[start : start + ITEMS_AT_ONCE])
+        for name, values in _peaks(part, top, target, own).items():
+            found.setdefault(name, np.empty(len(samples), np.float32))[rows] = values
+    return found
+
+
+def _peaks(panel: Panel, top: npt.NDArray[np.float64], target: TargetParams, own: Samples) -> Features:
+    """Of a panel of few items.
+
+    Args:
+        panel: of n items; its tables of n rows and D columns are all held at once.
+        top: (D + 1,) from `_least_of_the_top` of all items.
+        target: as in `peaks`.
+        own: R pairs.
+    """
+    h = target.horizon.days
+    item, origin = own.item_idx, own.origin
+    running = RunningTotal(panel.dense("units"), panel.observed)
     sums = rolling(running.totals, h)
     best = np.maximum.accumulate(sums, axis=1)
     days = np.arange(sums.shape[1], dtype=np.int32)
@@ -125,7 +144,7 @@ def peaks(panel: Panel, target: TargetParams, samples: Samples) -> Features:
     found["breaking_out"] = out[item, origin].astype(np.float32)
     excess = np.where(out, sums - before, 0.0)
     found["breakout_height"] = np.log1p(np.maximum.accumulate(excess, axis=1)[item, origin])
-    window = np.zeros(len(samples), dtype=np.float32)
+    window = np.zeros(len(own), dtype=np.float32)
     end = origin + target.horizon_last_day + 1
     for weeks in range(target.horizon_last_day // 7 + 1, 14):  # was it out in the same days, weeks earlier?
         window += out[item, np.maximum(end - 7 * weeks, 0)]

@@ -310,14 +310,15 @@ def observed_days(daily_events: npt.NDArray[np.int64]) -> BoolArray:
 def _merge(
     tables: list[pa.Table], first: int, n_days: int
 ) -> tuple[IntArray, IntArray, dict[str, FloatArray]]:
-    """Rows of all tables by item and day; a column that is zero everywhere is left out."""
+    """Rows of all tables, which are used up, by item and day; a column of zeros is left out."""
     keys = []
     for table in tables:
         day = table["day"].to_numpy().astype(np.int64) - first
         keys.append(table["item_idx"].to_numpy().astype(np.int64) * n_days + day)
     rows = np.unique(np.concatenate(keys))
     channels: dict[str, FloatArray] = {}
-    for table, key in zip(tables, keys, strict=True):
+    for key in keys:
+        table = tables.pop(0)  # each is let go of as it is read
         position = np.searchsorted(rows, key)
         for name in table.column_names:
             if name in ("item_idx", "day"):

@@ -24,6 +24,7 @@ NEWCOMER_DAYS = 7
 #: Lines above this quantile of the item's own lines are capped to it.
 CAP_QUANTILE = 0.999
 
+_KEYS = ("item_idx", "day", "hour")
 _LOOKED = (Behaviour.CLICK, Behaviour.VIEW, Behaviour.CART, Behaviour.FAVOURITE, Behaviour.IMPRESSION)
 _CAME = (Behaviour.ENTER, Behaviour.VIEW)
 #: Talk in a room that names no item is about the item on air.
@@ -105,7 +106,7 @@ def daily_purchases(dataset: Dataset) -> pa.Table:
         newcomer_buyers=lambda t: (t.newcomer_orders / t.orders).sum(),
         unseen_buyers=lambda t: (t.unseen_orders / t.orders).sum(),
     )
-    return daily.to_pyarrow()
+    return _read(daily)
 
 
 def daily_activity(dataset: Dataset) -> list[pa.Table]:
@@ -132,7 +133,7 @@ def daily_activity(dataset: Dataset) -> list[pa.Table]:
         _different(about, "streamer_idx", "streamers"),
         watched.group_by(["item_idx", "day"]).agg(watch_s=watched.duration_s.sum()),
     ]
-    return [table.to_pyarrow() for table in found]
+    return [_read(table) for table in found]
 
 
 def _different(events: ir.Table, column: str, name: str) -> ir.Table:
@@ -161,16 +162,13 @@ def hourly_activity(dataset: Dataset) -> pa.Table:
     about = _about_items(dataset, events)
     every = [behaviour.value for behaviours in counted.values() for behaviour in behaviours]
     hourly = about.filter(about.behaviour.isin(every)).group_by(["item_idx", "hour"])
-    return (
-        hourly.agg(
-            **{
-                name: about.behaviour.isin([b.value for b in behaviours]).sum().cast("float32")
-                for name, behaviours in counted.items()
-            }
-        )
-        .order_by(["item_idx", "hour"])
-        .to_pyarrow()
+    counts = hourly.agg(
+        **{
+            name: about.behaviour.isin([b.value for b in behaviours]).sum()
+            for name, behaviours in counted.items()
+        }
     )
+    return _read(counts.order_by(["item_idx", "hour"]))
 
 
 def daily_airtime(dataset: Dataset) -> pa.Table:
@@ -201,7 +199,13 @@ def daily_airtime(dataset: Dataset) -> pa.Table:
         pitches=ibis.literal(0, "int64"),
     )
     daily = same_day.union(next_day).group_by(["item_idx", "day"])
-    return daily.agg(airtime_min=lambda t: t.minutes.sum(), pitches=lambda t: t.pitches.sum()).to_pyarrow()
+    return _read(daily.agg(airtime_min=lambda t: t.minutes.sum(), pitches=lambda t: t.pitches.sum()))
+
+
+def _read(table: ir.Table) -> pa.Table:
+    """The rows, values as float32: twice as wide they would be the most that a panel holds at once."""
+    narrow = {name: table[name].cast("float32") for name in table.columns if name not in _KEYS}
+    return table.mutate(**narrow).to_pyarrow()
 
 
 def _with_day(events: ir.Table) -> ir.Table:
