@@ -331,7 +331,8 @@ class Combiner:
     def score(self, pool: Pool, history: HistoryBatch, at_us: LongArray) -> FloatArray:
         """(M,) float32 score of each candidate; a higher one is better."""
         if self.network is None:
-            return pool.reciprocal_ranks() @ self.rrf_weights
+            # Not by BLAS, whose kernels now and then flag a few columns of numbers as invalid that are not.
+            return np.asarray((pool.reciprocal_ranks() * self.rrf_weights).sum(axis=1))
         return self.network(features(pool, self.table, history, at_us))
 
     def recommend(

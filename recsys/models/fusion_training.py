@@ -241,7 +241,7 @@ def train_fusion(
         rrf = _best_weights(judged, rrf, names)
     if learned:
         network = _train(examples.of_rows(~held_out), judged, params, progress)
-    rrf_scores = judged.ranks @ rrf
+    rrf_scores = (judged.ranks * rrf).sum(axis=1)
     scores = network(judged.x) if network is not None else rrf_scores
     free = _ndcg(judged, scores)
     fresh = _ndcg(judged, np.where(judged.consumed, -np.inf, scores))
@@ -267,7 +267,7 @@ def _best_weights(judged: _Examples, rrf: FloatArray, names: Sequence[str]) -> F
     filler = np.array([RRF_WEIGHTS.get(name, 1.0) if name == "popular" else 0.0 for name in names])
     alone = [np.where(np.arange(len(names)) == s, 1.0, filler) for s in range(len(names))]
     options = [rrf, *(weights.astype(np.float32) for weights in alone)]
-    return max(options, key=lambda weights: _ndcg(judged, judged.ranks @ weights))
+    return max(options, key=lambda weights: _ndcg(judged, (judged.ranks * weights).sum(axis=1)))
 
 
 def _describe(
