@@ -112,7 +112,8 @@ def backtest(
     groups = {kind: matrix[: panel.n_items] for kind, matrix in memberships(dataset.items).items()}
     builder = TargetBuilder(panel, params.target, categories)
     judged_origins, learnt_origins = _origins(builder, params)
-    # Judged by what was logged; learnt from as far as it is believed, as `score_hot` does.
+    # Judged by what was logged, from which the baselines learn too; the model, as in `score_hot`, from
+    # what is believed of it.
     believed = TargetBuilder(panel.believed, params.target, categories)
     origins = np.union1d(judged_origins, learnt_origins)
     every, [outcomes, lessons] = open_samples(panel, origins, builder, believed)
@@ -135,11 +136,11 @@ def backtest(
         rows = _learnable(samples, weight, int(block[0]), params)
         asked = np.flatnonzero(np.isin(samples.origin, block))
         answered = judged[asked]
-        for name, table in ((MODEL, features), (LAGS, lags)):
+        for name, table, learnt in ((MODEL, features, taught), (LAGS, lags, followed)):
             training = TrainingSet(
                 samples=samples.at(rows),
                 features=FeatureTable(table.names, table.values[rows]),
-                outcomes=taught.at(rows),
+                outcomes=learnt.at(rows),
                 weight=weight[rows],
                 horizon_last_day=params.target.horizon_last_day,
             )
@@ -151,7 +152,7 @@ def backtest(
     prediction, plain = (Prediction.joined(said[name]) for name in (MODEL, LAGS))
     asked_samples = samples.at(rows)
     scores = rankings(panel, params.target, asked_samples)
-    half_life = _half_life(panel, builder, every, lessons, learnt_origins, int(judged_origins[0]))
+    half_life = _half_life(panel, builder, every, outcomes, learnt_origins, int(judged_origins[0]))
     scores |= {name: rule(panel, params.target, asked_samples) for name, rule in (others or {}).items()}
     scores["ewma"] = decayed_units(panel, asked_samples, (half_life,))[half_life]
     said_of = Judged(asked_samples, categories[asked_samples.item_idx], followed.at(rows), prediction)

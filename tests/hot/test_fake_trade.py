@@ -127,7 +127,7 @@ def test_trust_looks_back_a_week_and_no_further() -> None:
     assert trust_of([10] + [50] + [10] * 5, [0] + [50] + [0] * 5) < 0.7
 
 
-def test_who_orders_often_is_one_buyer_to_doubt(tmp_path: Path) -> None:
+def test_who_orders_often_is_one_buyer_to_doubt() -> None:
     day = np.zeros(1, np.int32)
     channels = {
         name: np.array([value], np.float32)
