@@ -1,10 +1,11 @@
 """How far an item's orders are believed: fake ones come from fresh accounts, or without a look at the item.
 
 Of n orders of an item in the `WINDOW_DAYS` up to a day, b are doubtful in one of two ways, and p is the
-share of the whole shop's orders in the `SHOP_DAYS` up to it that are doubtful in that way. The n - b others
-stand for (n - b) / (1 - p) orders of an item like any other; what there is beyond that is not believed:
+share of the whole shop's orders in the `SHOP_DAYS` up to it that are doubtful in that way. By chance alone
+c = `CHANCE` sqrt(n p (1 - p)) more than n p of them may be so. The n - b + c others stand for
+(n - b + c) / (1 - p) orders of an item like any other; what there is beyond that is not believed:
 
-    trust = min(1, (n - b + PRIOR (1 - p)) / ((n + PRIOR) (1 - p)))
+    trust = min(1, (n - b + c + PRIOR (1 - p)) / ((n + PRIOR) (1 - p)))
 
 the lesser of the two. A shop in which most orders are so, or that logs no looks, says nothing by it: trust 1.
 
@@ -30,6 +31,8 @@ WINDOW_DAYS = 7
 SHOP_DAYS = 28
 #: Orders like the shop's that every item is given: a few doubtful ones alone mean little.
 PRIOR = 5.0
+#: Standard deviations of a share among n orders that are laid to chance.
+CHANCE = 2.0
 #: A shop with more doubtful orders than this share is not judged by them.
 MOST_DOUBTFUL = 0.5
 #: Ways to be doubtful, and how they are said of an item's orders.
@@ -43,7 +46,7 @@ COUNTED_BY_LINE = ("units", "amount", "orders")
 #: Units over demand, in the window, from which the buyers are too few.
 MOST_REPEATS = 3.0
 #: An item with less trust in its orders, and at least so many in the window, is flagged.
-FLAG_TRUST, FLAG_ORDERS = 0.6, 10.0
+FLAG_TRUST, FLAG_ORDERS = 0.75, 10.0
 
 Channels = Mapping[str, FloatArray]
 Floats = npt.NDArray[np.float64]
@@ -85,8 +88,10 @@ class Trust:
     def _by(self, way: str, counted: str, item_idx: IntArray, day: IntArray) -> Floats:
         """(m,) trust by one way to be doubtful, 1 where the shop is not judged by it."""
         total = self._window(counted, item_idx, day)
-        honest = 1.0 - self._usual[way, counted][day]
+        usual = self._usual[way, counted][day]
+        honest = 1.0 - usual
         sound = total - self._window(f"{way}_{counted}", item_idx, day)
+        sound += CHANCE * np.sqrt(total * usual * honest)
         return np.fmin(1.0, (sound + PRIOR * honest) / ((total + PRIOR) * honest))
 
     def flags(self, item_idx: IntArray) -> list[str]:

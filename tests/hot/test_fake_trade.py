@@ -118,8 +118,14 @@ def trust_of(orders: list[float], doubtful: list[float], others: float = 0.0) ->
 
 def test_trust_follows_its_formula() -> None:
     # 40 orders, 30 of them doubtful, in a shop where 30 of 140 are.
-    honest = 1 - 30 / 140
-    assert trust_of([40], [30]) == pytest.approx((10 + 5 * honest) / (45 * honest), rel=1e-6)
+    honest, chance = 1 - 30 / 140, 2 * np.sqrt(40 * 30 / 140 * 110 / 140)
+    assert trust_of([40], [30]) == pytest.approx((10 + chance + 5 * honest) / (45 * honest), rel=1e-6)
+
+
+def test_what_chance_does_is_not_doubted() -> None:
+    rng = np.random.default_rng(0)
+    trust = [trust_of([10], [doubtful], others=35) for doubtful in rng.binomial(10, 0.35, 200)]
+    assert np.mean(trust) > 0.99
 
 
 def test_trust_looks_back_a_week_and_no_further() -> None:
@@ -145,10 +151,10 @@ def test_who_orders_often_is_one_buyer_to_doubt() -> None:
         for name, values in channels.items()
     }
     trust = Trust(np.array([0, 1], np.int32), np.zeros(2, np.int32), other, 1)
-    honest = 1 - 1 / 1021
-    assert trust.in_buyers(day, day) == pytest.approx((20 + 5 * honest) / (26 * honest), rel=1e-6)
-    honest = 1 - 20 / 1040
-    assert trust.in_orders(day, day) == pytest.approx((20 + 5 * honest) / (45 * honest), rel=1e-6)
+    honest, chance = 1 - 1 / 1021, 2 * np.sqrt(21 / 1021 * 1020 / 1021)
+    assert trust.in_buyers(day, day) == pytest.approx((20 + chance + 5 * honest) / (26 * honest), rel=1e-6)
+    honest, chance = 1 - 20 / 1040, 2 * np.sqrt(40 * 20 / 1040 * 1020 / 1040)
+    assert trust.in_orders(day, day) == pytest.approx((20 + chance + 5 * honest) / (45 * honest), rel=1e-6)
 
 
 def test_orders_are_trusted_as_far_as_the_demand_bears_them_out() -> None:

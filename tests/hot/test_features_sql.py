@@ -70,9 +70,11 @@ def trust_by(name: str, counted: str) -> str:
         SELECT item_idx, w.day, least(
             1,
             CASE WHEN s.fresh <= .5
-                THEN (n - w.fresh + 5 * (1 - s.fresh)) / ((n + 5) * (1 - s.fresh)) ELSE 1 END,
+                THEN (n - w.fresh + 2 * sqrt(n * s.fresh * (1 - s.fresh)) + 5 * (1 - s.fresh))
+                    / ((n + 5) * (1 - s.fresh)) ELSE 1 END,
             CASE WHEN s.unseen <= .5
-                THEN (n - w.unseen + 5 * (1 - s.unseen)) / ((n + 5) * (1 - s.unseen)) ELSE 1 END
+                THEN (n - w.unseen + 2 * sqrt(n * s.unseen * (1 - s.unseen)) + 5 * (1 - s.unseen))
+                    / ((n + 5) * (1 - s.unseen)) ELSE 1 END
         ) AS trust
         FROM windows w JOIN shop s USING (day)
     """

@@ -89,7 +89,12 @@ def test_against_plain_sql(tmp_path: Path) -> None:
 
 
 def test_orders_of_an_hour_are_believed_like_those_of_its_day(tmp_path: Path) -> None:
-    panel = build_panel(live(tmp_path, shop_events(n_days=30))).believed
+    rng = np.random.default_rng(0)
+    n, minute = 40, pd.Timedelta(minutes=1)
+    fresh = pd.DataFrame({"user_id": 10_000 + np.arange(n), "event": "purchase", "item_id": 1})
+    fresh["timestamp"] = START + pd.Timedelta(days=25) + rng.integers(0, 24 * 60, n) * minute
+    events = pd.concat([shop_events(n_days=30), fresh])
+    panel = build_panel(live(tmp_path, events)).believed
     hours = panel.hours
     assert hours is not None
     daily = np.zeros((panel.n_items, panel.n_days), np.float32)
