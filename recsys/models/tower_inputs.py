@@ -119,7 +119,8 @@ class TrainingInputs:
 
     def windows(self) -> Windows:
         """What batches are made of; there may be none."""
-        return Windows.of(self.timelines, self.params.history_length, from_nothing=self.users.has_content)
+        from_nothing = self.users.has_content or self.params.ahead == "whole"
+        return Windows.of(self.timelines, self.params.history_length, from_nothing=from_nothing)
 
     def trainer(
         self,
@@ -160,7 +161,7 @@ class TrainingInputs:
         )
         return Trainer(
             network,
-            ExampleSource(timelines, windows, device),
+            ExampleSource(timelines, windows, device, params.ahead),
             windows,
             loss,
             params,

@@ -209,8 +209,8 @@ class Trainer:
         return 0.0 * self.loss(self.source.batch(windows[:1], None if at is None else at[:1]), whole)
 
     def _moments(self, n: int) -> FloatArray | None:
-        """(n,) by which of its examples each window's moment is; see `ExampleSource.batch`."""
-        if self.params.ahead == "next":
+        """(n,) by which of its examples each window's moment is, if by any; see `ExampleSource.batch`."""
+        if self.params.ahead != "all":
             return None
         return np.random.default_rng([self.seed, self._state.step]).random(n, dtype=np.float32)
 

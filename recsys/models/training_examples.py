@@ -2,14 +2,16 @@
 
 Histories are cut into windows; a window is encoded once and gives an example for every event in it. The
 moment of an example is its own event's; or a window has one moment, and all from there on is predicted from
-it, as in Pancha et al., "PinnerFormer", 2022. All of it is index arithmetic on flat arrays, on whatever
-device holds them: no example is ever built on its own.
+it, as in Pancha et al., "PinnerFormer", 2022; or the whole window is predicted from itself, as in Liang et
+al., "Variational Autoencoders for Collaborative Filtering", 2018, less what is dropped there. All of it is
+index arithmetic on flat arrays, on whatever device holds them: no example is ever built on its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +20,9 @@ from torch import Tensor
 
 from recsys.data.dataset import Events
 from recsys.types import BEHAVIOURS, Behaviour, FloatArray, IntArray, LongArray, Target
+
+#: What is predicted from what; see `TwoTowerParams.ahead`.
+Ahead = Literal["next", "all", "whole"]
 
 #: What a history is made of: everything that a user did, and nothing that was merely shown.
 HISTORY_BEHAVIOURS: tuple[Behaviour, ...] = tuple(b for b in BEHAVIOURS if b is not Behaviour.IMPRESSION)
@@ -203,7 +208,8 @@ class Batch:
         gap_s: (B, N) float32 seconds since the event before, 0 for the first.
         mask: (B, N) bool, whether the place holds an event.
         age_s: (B, T, N) float32: seconds from event j to moment t, at [t, j].
-        visible: (B, T, N) bool: whether event j was strictly before moment t, at [t, j].
+        visible: (B, T, N) bool: whether moment t sees event j, at [t, j]: those strictly before it, but all
+            of a window that is predicted as a whole.
         row, slot: (M,) int64, the windows and moments from which something is predicted.
         moment: (E,) int64 below M, from which of them each example is predicted.
         event: (E,) int64, which event of the timelines each example is.
@@ -231,13 +237,17 @@ class ExampleSource:
         timelines: whose events.
         windows: of them.
         device: where batches are made.
+        ahead: what is predicted from what.
     """
 
-    def __init__(self, timelines: Timelines, windows: Windows, device: torch.device) -> None:
+    def __init__(
+        self, timelines: Timelines, windows: Windows, device: torch.device, ahead: Ahead = "next"
+    ) -> None:
         def put(values: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(values)).to(device)
 
         self.device = device
+        self.ahead = ahead
         self.target_idx = put(timelines.target_idx)
         self.behaviour = put(timelines.behaviour)
         self.timestamp_us = put(timelines.timestamp_us)
@@ -250,8 +260,8 @@ class ExampleSource:
 
         Args:
             windows: (B,) indices.
-            at: (B,) in [0, 1), by which of its examples a window's one moment is, as a share of them: from it
-                that example and all later ones are predicted. None for a moment of each example's own.
+            at: with `ahead="all"` (B,) in [0, 1), by which of its examples a window's one moment is, as a
+                share of them: from it that example and all later ones are predicted.
         """
         places = self._places(windows, at)
         position, mask = places.position, places.mask
@@ -259,9 +269,10 @@ class ExampleSource:
         gap_s = torch.zeros(mask.shape, device=self.device)
         gap_s[:, 1:] = (time_us[:, 1:] - time_us[:, :-1]) / _SECOND_US
         now_us, slot = time_us, places.slot
-        if at is not None:
+        if self.ahead != "next":
             now_us, slot = time_us.gather(1, slot[:, None]), torch.zeros_like(slot)
         age_us = now_us[:, :, None] - time_us[:, None, :]  # (B, T, N)
+        seen = age_us >= 0 if self.ahead == "whole" else age_us > 0
         return Batch(
             user_idx=places.user_idx,
             target_idx=self.target_idx[position].long() * mask,
@@ -269,7 +280,7 @@ class ExampleSource:
             gap_s=gap_s * mask,
             mask=mask,
             age_s=(age_us / _SECOND_US).float(),
-            visible=(age_us > 0) & mask[:, None, :],
+            visible=seen & mask[:, None, :],
             row=places.row,
             slot=slot,
             moment=places.moment,
@@ -294,14 +305,17 @@ class ExampleSource:
         mask = position < end
         position = position.clamp(max=len(self.target_idx) - 1)
         predicted = (self.weight[position] > 0) & mask & (position >= self.first[chosen, None])
-        if at is None:
+        if self.ahead == "next":
             row, slot = predicted.nonzero(as_tuple=True)
             moment, event = torch.arange(len(row), device=self.device), position[row, slot]
         else:
-            nth = predicted.cumsum(dim=1) - 1  # of the window's examples
-            begin = (torch.from_numpy(at).to(self.device) * (nth[:, -1:].squeeze(1) + 1)).long()
-            predicted &= nth >= begin[:, None]
-            slot = predicted.long().argmax(dim=1)
+            if at is not None:
+                nth = predicted.cumsum(dim=1) - 1  # of the window's examples
+                begin = (torch.from_numpy(at).to(self.device) * (nth[:, -1:].squeeze(1) + 1)).long()
+                predicted &= nth >= begin[:, None]
+                slot = predicted.long().argmax(dim=1)
+            else:
+                slot = (end - start - 1).squeeze(1)  # the last event, which is seen too
             row = torch.arange(len(slot), device=self.device)
             moment, of_row = predicted.nonzero(as_tuple=True)
             event = position[moment, of_row]

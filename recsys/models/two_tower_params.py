@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from recsys.models.training_examples import Ahead
 from recsys.search import OneOf, Within
 from recsys.types import Behaviour, Params
 
@@ -53,9 +54,10 @@ class TwoTowerParams(Params):
         hard_weight: what that softmax counts beside the others.
         target_behaviours: what is predicted; None is every behaviour that has a weight.
         repeats: whether a target that the user already had is predicted again.
-        ahead: what is predicted: every event from those before it (`next`), or from one moment of a window,
+        ahead: what is predicted: every event from those before it (`next`); from one moment of a window,
             drawn anew for each pass, all of the window from there on (`all`): for tastes that last rather
-            than what comes next, and a step over as many examples costs a fraction.
+            than what comes next; or the window from itself (`whole`): for logs whose order says little, or
+            where what a user had is not shown again. A step over as many examples costs a fraction in both.
         batch_size: about how many training examples make a step.
         learning_rate: of Adam, after `warmup_steps` of linear rise.
         weight_decay: decoupled, on everything but sparse tables.
@@ -105,7 +107,7 @@ class TwoTowerParams(Params):
     hard_weight: float = Field(default=0.3, ge=0)
     target_behaviours: tuple[Behaviour, ...] | None = None
     repeats: bool = True
-    ahead: Annotated[Literal["next", "all"], OneOf("next", "all")] = "next"
+    ahead: Annotated[Ahead, OneOf("next", "all", "whole")] = "next"
     batch_size: int = Field(default=1_024, ge=1)
     learning_rate: Annotated[float, Within(3e-4, 1e-2, log=True)] = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)

@@ -86,8 +86,8 @@ def test_what_is_predicted_from_one_moment_does_not_compete(
     network: TwoTowerNetwork, timelines: Timelines
 ) -> None:
     windows = Windows.of(timelines, PARAMS.history_length, from_nothing=False)
-    source, network = ExampleSource(timelines, windows, torch.device("cpu")), network.eval()
-    batch = source.batch(np.arange(40), np.linspace(0, 0.9, 40, dtype=np.float32))
+    source = ExampleSource(timelines, windows, torch.device("cpu"), "all")
+    batch, network = source.batch(np.arange(40), np.linspace(0, 0.9, 40, dtype=np.float32)), network.eval()
     assert len(batch.row) == 40 < len(batch.event)
     full, sampled = (_loss(network, timelines, n_uniform=n) for n in (None, 60_000))
     with torch.no_grad():

@@ -88,10 +88,11 @@ def test_from_the_moment_of_a_window_all_that_is_left_of_it_is_predicted(
 ) -> None:
     timelines = _timelines(times)
     windows = Windows.of(timelines, length, from_nothing=False)
-    source = ExampleSource(timelines, windows, torch.device("cpu"))
+    by_event = ExampleSource(timelines, windows, torch.device("cpu"))
+    source = ExampleSource(timelines, windows, torch.device("cpu"), "all")
     for one in range(len(windows)):
         own = np.array([one])
-        each, batch = source.batch(own), source.batch(own, np.array([at], np.float32))
+        each, batch = by_event.batch(own), source.batch(own, np.array([at], np.float32))
         first = int(np.float32(at) * len(each.event))
         assert batch.event.tolist() == each.event[first:].tolist()
         assert (len(batch.row), batch.slot.tolist(), batch.moment.unique().tolist()) == (1, [0], [0])
@@ -101,6 +102,33 @@ def test_from_the_moment_of_a_window_all_that_is_left_of_it_is_predicted(
             source.examples(own, np.array([at], np.float32)).target_idx.tolist()
             == each.examples.target_idx[first:].tolist()
         )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    times=st.lists(st.lists(st.integers(0, 30), max_size=25).map(sorted), min_size=1, max_size=5),
+    length=st.integers(1, 8),
+)
+def test_as_a_whole_every_event_is_predicted_once_from_a_window_that_holds_it(
+    times: list[list[int]], length: int
+) -> None:
+    timelines = _timelines(times)
+    windows = Windows.of(timelines, length, from_nothing=True)
+    source = ExampleSource(timelines, windows, torch.device("cpu"), "whole")
+    found: list[int] = []
+    for one in range(len(windows)):
+        batch = source.batch(np.array([one]))
+        seen = list(range(windows.start[one], windows.end[one]))
+        assert batch.target_idx[0, batch.visible[0, 0]].tolist() == seen
+        assert batch.age_s[0, 0, len(seen) - 1] == 0
+        assert (len(batch.row), batch.slot.tolist(), batch.moment.unique().tolist()) == (1, [0], [0])
+        assert set(batch.event.tolist()) <= set(seen)
+        assert batch.examples.target_idx.tolist() == timelines.target_idx[batch.event.numpy()].tolist()
+        found += batch.event.tolist()
+    # What happened at the instant of a later window's first event may be in no window: it has no history.
+    whole = [n for n in range(len(timelines.target_idx)) if n not in found]
+    assert len(set(found)) == len(found)
+    assert not whole or any(len(set(user)) < len(user) for user in times)
 
 
 def test_events_without_weight_are_history_but_no_examples(build_dataset: BuildDataset) -> None:

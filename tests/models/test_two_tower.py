@@ -78,6 +78,7 @@ def _share_of_own_block(model: TwoTower, users: np.ndarray, k: int = 5) -> float
         {"loss": "sampled"},
         {"ahead": "all"},
         {"ahead": "all", "loss": "sampled", "hard_negatives": 4},
+        {"ahead": "whole", "loss": "sampled"},
         {"layers": 1},
         {"hard_negatives": 4, "loss": "sampled"},
         {"normalise": False, "temperature": 1.0},

@@ -90,7 +90,13 @@ def _fitted(dataset: Path, out: Path, params: str, n: int) -> Mapping[str, np.nd
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
-    ['"sparse_tables": false', '"sparse_tables": true', '"loss": "full"', '"ahead": "all"'],
+    [
+        '"sparse_tables": false',
+        '"sparse_tables": true',
+        '"loss": "full"',
+        '"ahead": "all"',
+        '"ahead": "whole"',
+    ],
 )
 def test_two_processes_come_to_the_weights_of_one(small_dataset: Path, tmp_path: Path, options: str) -> None:
     # Without dropout, whose random numbers each process draws for itself, only rounding differs.
