@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -177,11 +178,11 @@ class Trainer:
                 yield order[place]
 
     def _step(self, windows: LongArray) -> None:
-        state, params = self._state, self.params
+        state = self._state
         step_seed = int(np.random.SeedSequence([self.seed, state.step]).generate_state(1)[0])
         torch.manual_seed(step_seed + self.team.rank)  # what is dropped differs, what is drawn does not
         self.loss.generator.manual_seed(step_seed)
-        rate = params.learning_rate * min(1.0, (state.step + 1) / max(params.warmup_steps, 1))
+        rate = learning_rate(self.params, state.step, self._total)
         for optimiser in self._optimisers:
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
@@ -350,6 +351,12 @@ class Trainer:
             f"the device has too little memory for batch_size={self.params.batch_size}, and for a single "
             f"window too: lower history_length, dim or uniform_negatives"
         )
+
+
+def learning_rate(params: TwoTowerParams, step: int, total: int) -> float:
+    """Of the step after so many of a total."""
+    rate = params.learning_rate * min(1.0, (step + 1) / max(params.warmup_steps, 1))
+    return rate * (1 + math.cos(math.pi * step / total)) / 2 if params.cosine_decay else rate
 
 
 def _optimisers(network: TwoTowerNetwork, params: TwoTowerParams) -> list[torch.optim.Optimizer]:

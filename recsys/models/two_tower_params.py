@@ -60,6 +60,7 @@ class TwoTowerParams(Params):
             where what a user had is not shown again. A step over as many examples costs a fraction in both.
         batch_size: about how many training examples make a step.
         learning_rate: of Adam, after `warmup_steps` of linear rise.
+        cosine_decay: whether the rate then falls to nothing at the last step, along half a cosine.
         weight_decay: decoupled, on everything but sparse tables.
         sparse_tables: whether id tables are updated only at the rows of the batch; `auto` from
             `sparse_from` numbers a table.
@@ -112,6 +113,7 @@ class TwoTowerParams(Params):
     learning_rate: Annotated[float, Within(3e-4, 1e-2, log=True)] = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     warmup_steps: int = Field(default=100, ge=0)
+    cosine_decay: Annotated[bool, OneOf(True, False)] = False
     sparse_tables: bool | Literal["auto"] = "auto"
     sparse_from: int = Field(default=32_000_000, ge=1)
     epochs: int = Field(default=20, ge=1)

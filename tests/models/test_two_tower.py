@@ -18,7 +18,7 @@ from recsys.data.histories import HistoryBatch
 from recsys.errors import ModelError
 from recsys.models.checkpoint import load_checkpoint
 from recsys.models.tower_loss import TowerLoss
-from recsys.models.tower_training import CHECKPOINT, Trainer
+from recsys.models.tower_training import CHECKPOINT, Trainer, learning_rate
 from recsys.models.training_examples import HISTORY_BEHAVIOURS, Batch
 from recsys.models.two_tower import TwoTower, TwoTowerParams
 from recsys.types import Behaviour, Target
@@ -79,6 +79,7 @@ def _share_of_own_block(model: TwoTower, users: np.ndarray, k: int = 5) -> float
         {"ahead": "all"},
         {"ahead": "all", "loss": "sampled", "hard_negatives": 4},
         {"ahead": "whole", "loss": "sampled"},
+        {"cosine_decay": True},
         {"layers": 1},
         {"hard_negatives": 4, "loss": "sampled"},
         {"normalise": False, "temperature": 1.0},
@@ -258,6 +259,19 @@ def test_training_does_not_touch_the_callers_random_numbers(blocks: Dataset) -> 
     torch.testing.assert_close(torch.rand(3), expected)
 
 
+def test_the_learning_rate_rises_then_stays_or_falls_to_nothing() -> None:
+    def rates(**changed: object) -> list[float]:
+        params = SMALL.model_copy(update={"learning_rate": 0.1, "warmup_steps": 10, **changed})
+        return [learning_rate(params, step, 100) for step in range(100)]
+
+    assert rates() == pytest.approx([0.01 * n for n in range(1, 11)] + [0.1] * 90)
+    falling = rates(cosine_decay=True)
+    assert falling[10:] == sorted(falling[10:], reverse=True)
+    assert falling[50] == pytest.approx(0.05)
+    assert falling[99] < 1e-4
+    assert rates(cosine_decay=True, warmup_steps=0)[0] == 0.1
+
+
 @pytest.mark.parametrize("sparse_tables", [False, True])
 def test_sparse_tables_learn_too(blocks: Dataset, sparse_tables: bool) -> None:
     params = SMALL.model_copy(update={"sparse_tables": sparse_tables, "loss": "sampled"})
@@ -273,7 +287,13 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(
     blocks: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sparse_tables: bool
 ) -> None:
     params = SMALL.model_copy(
-        update={"checkpoint_every": 7, "sparse_tables": sparse_tables, "loss": "sampled", "patience": 3}
+        update={
+            "checkpoint_every": 7,
+            "sparse_tables": sparse_tables,
+            "loss": "sampled",
+            "patience": 3,
+            "cosine_decay": not sparse_tables,
+        }
     )
     whole = TwoTower(params, device="cpu").fit(blocks)
     step, killed_at = Trainer._step, 25
