@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,7 @@ def build_features(
     samples: Samples,
     memberships: Mapping[str, sparse.csr_matrix],
     *,
+    threads: int = 1,
     progress: Progress | None = None,
 ) -> FeatureTable:
     """Features of each sample from the panel's days before its origin.
@@ -50,6 +52,7 @@ def build_features(
         target: gives the horizon that rates are brought to and promotions are looked up for.
         samples: R pairs of item and origin.
         memberships: groups of the items, from `recsys.hot.groups.memberships`.
+        threads: how many families of features are built at once.
         progress: called as progress(done, total, text).
     """
     panel = panel.believed
@@ -72,10 +75,13 @@ def build_features(
         ("promotions", lambda: context.promotions(panel, target, samples, memberships)),
     ]
     found: demand.Features = {}
-    for step, (name, family) in enumerate(families):
-        if progress is not None:
-            progress(step, len(families), f"features: {name}")
-        found |= family()
+    with ThreadPoolExecutor(threads) as pool:
+        # The last take longest, and are begun first; the order of the features stays.
+        jobs = {name: pool.submit(family) for name, family in reversed(families)}
+        for step, (name, _) in enumerate(families):
+            if progress is not None:
+                progress(step, len(families), f"features: {name}")
+            found |= jobs[name].result()
     values = np.empty((len(samples), len(found)), dtype=np.float32)
     for column, feature in enumerate(found.values()):
         values[:, column] = feature

@@ -24,8 +24,8 @@ ITEM_FOLDS = 3
 #: Least share of all positives that a fold's model must have learnt from. One that knows far less than the
 #: final model spreads its scores less, and a calibration on them would promise too much for the final one's.
 LEAST_LEARNT = 0.5
-#: Models of a pair: the classifier and the regression.
-KINDS = 2
+#: Objectives of a pair's models: the classifier's and the regression's.
+KINDS = ("binary", "poisson")
 #: Reach beyond this says no more of the chance, and would be the whole fit of the regression.
 REACH_CAP = 3.0
 #: Rows by which the bins' edges are drawn: looking at all of them takes as long as the trees.
@@ -95,15 +95,20 @@ class HotModel:
         folds = _folds(training, self.calibration_params.folds)
         # One thread a job: threads within one model would wait for each other at every leaf.
         with ThreadPoolExecutor(self.learner.threads) as pool:
-            pairs = [pool.submit(self._grow_pair, training, n) for n in range(self.learner.bags)]
+            binned = pool.submit(self._binned, training)  # first: no job may wait for a later one
             later = [pool.submit(self._score_held_out, training, learn, test) for learn, test in folds]
-            of_units = pool.submit(self._grow_units, training)
-            jobs: list[Future[Any]] = [*pairs, *later, of_units]
+            of_all = [
+                pool.submit(self._grow_kind, binned, training, kind, n)
+                for n in range(self.learner.bags)
+                for kind in KINDS
+            ]
+            of_units = pool.submit(self._grow_units, binned, training)
+            jobs: list[Future[Any]] = [*later, *of_all, of_units]
             _say(progress, 0, len(jobs), "boosted trees")
             for done, job in enumerate(as_completed(jobs)):
                 job.result()
                 _say(progress, done + 1, len(jobs), "boosted trees")
-        self._boosters = [booster for pair in pairs for booster in pair.result()]
+        self._boosters = [booster.result() for booster in of_all]
         self._units = of_units.result()
         scored = np.concatenate([test for _, test in folds])
         held_out = np.concatenate([job.result() for job in later], axis=1)
@@ -157,41 +162,45 @@ class HotModel:
         """(R, F) contribution of each feature to the score (exact TreeSHAP, first pair of the bag)."""
         of_each = [
             slope * np.asarray(booster.predict(features, pred_contrib=True)[:, :-1])
-            for booster, (slope, _) in zip(self._boosters[:KINDS], self._lines, strict=True)
+            for booster, (slope, _) in zip(self._boosters[: len(KINDS)], self._lines, strict=True)
         ]
         return np.asarray(np.mean(of_each, axis=0))
 
     def _log_odds(self, raw: Floats) -> Floats:
         """(M, N) what each model says, as log odds, from its own raw score."""
-        slope, intercept = np.tile(self._lines, (len(raw) // KINDS, 1)).T
+        slope, intercept = np.tile(self._lines, (len(raw) // len(KINDS), 1)).T
         return np.asarray(slope[:, None] * raw + intercept[:, None])
 
     def _score_held_out(self, training: TrainingSet, learn: LongArray, test: LongArray) -> Floats:
         """(2, N) raw scores of some samples by a pair that has learnt from others."""
-        return _raw(self._grow_pair(training.at(learn), 0), training.features.values[test], 1)
+        learnt = training.at(learn)
+        binned: Future[lgb.Dataset] = Future()
+        binned.set_result(self._binned(learnt))
+        pair = [self._grow_kind(binned, learnt, kind, 0) for kind in KINDS]
+        return _raw(pair, training.features.values[test], 1)
 
-    def _grow_pair(self, training: TrainingSet, n: int) -> list[Any]:
-        """The classifier and the regression of the n-th pair."""
-        binned, seed = self._binned(training), self.learner.seed + n
-        label = training.outcomes.label.astype(np.float32)
-        reach = np.minimum(training.outcomes.reach, REACH_CAP)
-        return [
-            self._grow(binned, target, self.learner.rounds, objective=objective, seed=seed)
-            for objective, target in (("binary", label), ("poisson", reach))
-        ]
+    def _grow_kind(self, binned: Future[lgb.Dataset], training: TrainingSet, kind: str, n: int) -> Any:
+        """One model of the n-th pair."""
+        if kind == "binary":
+            target = training.outcomes.label.astype(np.float32)
+        else:
+            target = np.minimum(training.outcomes.reach, REACH_CAP)
+        seed = self.learner.seed + n
+        return self._grow(binned.result(), target, self.learner.rounds, objective=kind, seed=seed)
 
-    def _grow_units(self, training: TrainingSet) -> Any:
+    def _grow_units(self, binned: Future[lgb.Dataset], training: TrainingSet) -> Any:
         # Variance between Poisson and gamma; the few giants are held down, or they would be the whole fit.
         units = np.minimum(training.outcomes.units, np.quantile(training.outcomes.units, 0.999))
         of_units = {"objective": "tweedie", "tweedie_variance_power": 1.5, "learning_rate": 0.1}
-        return self._grow(self._binned(training), units, min(self.learner.rounds, 80), **of_units)
+        return self._grow(binned.result(), units, min(self.learner.rounds, 80), **of_units)
 
     def _grow(self, binned: lgb.Dataset, target: FloatArray, rounds: int, **settings: object) -> Any:
-        binned.set_label(target)
-        return lgb.train({**self._common(binned.num_data()), **settings}, binned, num_boost_round=rounds)
+        # A copy of the bins, for a label of its own: it takes a hundredth of the binning.
+        own = binned.subset(list(range(binned.num_data()))).construct().set_label(target)
+        return lgb.train({**self._common(binned.num_data()), **settings}, own, num_boost_round=rounds)
 
     def _binned(self, training: TrainingSet) -> lgb.Dataset:
-        """Binned once: only the label differs between what is learnt of the same rows."""
+        """Only the label differs between what is learnt of the same rows."""
         x, names = training.features.values, list(self.feature_names)
         settings = self._common(len(x))
         return lgb.Dataset(

@@ -117,7 +117,9 @@ def build_training_set(
     both = Samples(
         np.concatenate([samples.item_idx, asked.item_idx]), np.concatenate([samples.origin, asked.origin])
     )
-    features = build_features(panel, params.target, both, memberships, progress=progress)
+    features = build_features(
+        panel, params.target, both, memberships, threads=params.learner.threads, progress=progress
+    )
     training = TrainingSet(
         samples=samples,
         features=FeatureTable(features.names, features.values[: len(samples)]),
