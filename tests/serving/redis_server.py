@@ -55,4 +55,4 @@ class RedisServer:
 def skip_without_redis() -> None:
     pytest.importorskip("redis", reason="redis-py is not installed: pip install '.[redis]'")
     if shutil.which("redis-server") is None:
-        pytest.skip("no redis-server on PATH")
+        pytest.skip("no redis-server on PATH", allow_module_level=True)
