@@ -17,6 +17,7 @@ from collections.abc import Callable
 import lightgbm as lgb
 import numpy as np
 
+from recsys.models.trees import Trees
 from recsys.rooms.content import Content, Taste
 from recsys.rooms.events import EventBatch
 from recsys.rooms.features import FEATURES
@@ -25,8 +26,7 @@ from recsys.rooms.memory import Recent
 from recsys.rooms.network import RoomNetwork
 from recsys.rooms.scorer import RoomScorer
 from recsys.rooms.state import LiveState
-from recsys.rooms.trees import RoomTrees
-from recsys.rooms.trees_training import TreeParams, trees_onnx
+from recsys.rooms.trees_training import TreeParams
 from recsys.types import BEHAVIOURS, FloatArray
 
 STREAMERS, ITEMS, CATEGORIES, DIMENSIONS = 50_000, 100_000, 20, 24
@@ -89,7 +89,7 @@ def random_scorer(state: LiveState, rng: np.random.Generator) -> RoomScorer:
         state.params,
         content,
         network=network,
-        trees=RoomTrees(trees_onnx(random_trees(rng))),
+        trees=Trees.of(random_trees(rng)),
         shortlist_weights=np.ones(4, np.float32),
     )
 

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from recsys.data.dataset import Dataset
 from recsys.errors import ModelError
+from recsys.models.trees import Trees
 from recsys.rooms.catalogue import attributes, content_of, state_params_of
 from recsys.rooms.content import Taste, vector_rows
 from recsys.rooms.examples import ExampleParams, RoomExamples, collect_examples
@@ -23,8 +24,7 @@ from recsys.rooms.potential import Potential
 from recsys.rooms.scorer import RoomScorer
 from recsys.rooms.shortlist import fit_shortlist
 from recsys.rooms.state import LiveState
-from recsys.rooms.trees import RoomTrees
-from recsys.rooms.trees_training import TreeParams, fit_trees, trees_onnx
+from recsys.rooms.trees_training import TreeParams, fit_trees
 from recsys.types import FloatArray, Params, Progress
 
 #: Newest examples by which the linear score of the shortlist is fitted.
@@ -158,9 +158,9 @@ class RoomModel:
             np.nonzero(sample.mask)[0].astype(np.int32),
         )
         if report.tree_weight * self.params.network.targets.enter > 0:
-            graph = trees_onnx(fit_trees(examples, self.params.trees))
             # They foretell entering, like the network's first output, and count as much as that does.
-            scorer.trees = RoomTrees(graph, report.tree_weight * self.params.network.targets.enter)
+            weight = report.tree_weight * self.params.network.targets.enter
+            scorer.trees = Trees.of(fit_trees(examples, self.params.trees), weight)
 
 
 _VISITS, _JOINS = FEATURES.index("pair_visits_medium"), FEATURES.index("room_joins_hour")

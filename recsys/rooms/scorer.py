@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.errors import BundleError
+from recsys.models.trees import Trees
 from recsys.rooms.content import Content, Taste
 from recsys.rooms.features import FEATURES, room_features
 from recsys.rooms.network import TARGETS, RoomNetwork
@@ -17,7 +18,6 @@ from recsys.rooms.params import StateParams
 from recsys.rooms.potential import Potential
 from recsys.rooms.shortlist import shortlist
 from recsys.rooms.state import LiveState
-from recsys.rooms.trees import RoomTrees
 from recsys.types import BoolArray, FloatArray, IntArray
 
 TREES = "trees.onnx"
@@ -57,7 +57,7 @@ class RoomScorer:
         content: Content,
         *,
         network: RoomNetwork | None = None,
-        trees: RoomTrees | None = None,
+        trees: Trees | None = None,
         shortlist_weights: FloatArray | None = None,
         rerank: int = 200,
     ) -> None:
@@ -163,7 +163,7 @@ class RoomScorer:
             StateParams.model_validate(meta["state_params"]),
             content,
             network=RoomNetwork.from_arrays(arrays) if "network_linear" in arrays else None,
-            trees=RoomTrees(blobs[TREES], float(meta["tree_weight"])) if TREES in blobs else None,
+            trees=Trees(blobs[TREES], float(meta["tree_weight"])) if TREES in blobs else None,
             shortlist_weights=arrays.get("shortlist_weights"),
             rerank=int(meta["rerank"]),
         )

@@ -1,4 +1,4 @@
-"""Fits the second stage, LightGBM over the features alone, and hands it on as an ONNX graph."""
+"""Fits the second stage, LightGBM over the features alone."""
 
 from __future__ import annotations
 
@@ -9,12 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from recsys.rooms.examples import RoomExamples
-from recsys.rooms.features import FEATURES
-from recsys.rooms.trees import INPUT
 from recsys.types import LongArray, Params
-
-#: The newest operator set for which the converter's graph and ONNX Runtime agree.
-_OPSET = 15
 
 
 class TreeParams(Params):
@@ -59,21 +54,6 @@ def fit_trees(examples: RoomExamples, params: TreeParams) -> lgb.Booster:
         "verbose": -1,
     }
     return lgb.train(settings, lgb.Dataset(**_rows(examples)), params.rounds)
-
-
-def trees_onnx(booster: lgb.Booster) -> bytes:
-    """The trees as ONNX bytes: input `features` (R, F) float32, output (R, 1) their raw score."""
-    from onnxmltools.convert import convert_lightgbm
-    from onnxmltools.convert.common.data_types import FloatTensorType
-
-    model = convert_lightgbm(
-        booster,
-        initial_types=[(INPUT, FloatTensorType([None, len(FEATURES)]))],
-        target_opset=_OPSET,
-        zipmap=False,
-    )
-    graph: bytes = model.SerializeToString()
-    return graph
 
 
 def _rows(examples: RoomExamples) -> dict[str, Any]:

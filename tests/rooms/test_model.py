@@ -14,6 +14,7 @@ from recsys.data.dataset import Dataset
 from recsys.data.prepare import prepare
 from recsys.data.simulate import SimulationParams, simulate
 from recsys.errors import BundleError, ModelError
+from recsys.models.trees import Trees
 from recsys.rooms.catalogue import content_of, state_params_of
 from recsys.rooms.examples import ExampleParams, RoomExamples, collect_examples
 from recsys.rooms.features import FEATURES, room_features
@@ -22,8 +23,7 @@ from recsys.rooms.network_training import NetworkParams
 from recsys.rooms.potential import Potential
 from recsys.rooms.replay import KnownIds, Replay, moments_us, replay
 from recsys.rooms.scorer import RoomScorer, decayed_visit_scores
-from recsys.rooms.trees import RoomTrees
-from recsys.rooms.trees_training import TreeParams, fit_trees, trees_onnx
+from recsys.rooms.trees_training import TreeParams, fit_trees
 
 PARAMS = RoomParams(
     examples=ExampleParams(visits=4_000, share=0.9),
@@ -122,7 +122,7 @@ def test_trees_in_onnx_and_in_lightgbm_agree(world: World) -> None:
     booster = fit_trees(world.examples, PARAMS.trees)
     rows = world.examples.features[world.examples.mask][:500]
     expected = np.asarray(booster.predict(rows, raw_score=True))
-    scores = RoomTrees(trees_onnx(booster)).scores(rows)
+    scores = Trees.of(booster).scores(rows)
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
     assert np.unique(scores).size > 10
 
@@ -165,7 +165,7 @@ def test_only_the_best_rooms_are_reranked_and_stay_before_the_rest(world: World)
     rows = np.arange(len(state.rooms), dtype=np.int32)
     assert len(rows) > 4
     booster = fit_trees(world.examples, PARAMS.trees)
-    trees = RoomTrees(trees_onnx(booster))
+    trees = Trees.of(booster)
     narrow = RoomScorer(
         world.scorer.state_params, world.scorer.content, network=world.scorer.network, trees=trees, rerank=3
     )
