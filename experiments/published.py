@@ -1,6 +1,7 @@
-"""Closed-form models and tuned ALS on published splits: Gowalla and Yelp2018, Recall@20 and NDCG@20.
+"""Every kind of model on published splits: Gowalla and Yelp2018, Recall@20 and NDCG@20.
 
     python experiments/published.py [gowalla] [yelp2018] [--models gf_cf bspm] [--validate]
+    python experiments/published.py gowalla --models two_tower two_tower_quick --seeds 0 1 2
     python experiments/published.py gowalla --models als --validate --users 5000 --set factors=256
     python experiments/published.py gowalla --models als --tune FOLDER --trials 12
 
@@ -32,6 +33,7 @@ from recsys.evaluation.metrics import hits, ndcg, recall
 from recsys.models.base import Model
 from recsys.models.collaborative import ALS, ALSParams
 from recsys.models.linear import EASE, GFCF, EASEParams, GFCFParams
+from recsys.models.two_tower import TwoTower, TwoTowerParams
 from recsys.search import search_space
 from recsys.types import Behaviour
 from training.study import Study
@@ -47,11 +49,34 @@ BSPM = {
     "gowalla": GFCFParams(factors=448, alpha=0.2, sharpening=2.5),
     "yelp2018": GFCFParams(factors=256, alpha=0.3, sharpening=1.5),
 }
+#: The pairs have no times and none of them is asked for again: a user is predicted whole, from all they had.
+TOWER = TwoTowerParams(
+    dim=128,
+    history_length=100,
+    dropout=0.0,
+    user_id_dropout=0.0,
+    start="spectral",
+    temperature=0.1,
+    learn_temperature=False,
+    loss="sampled",
+    in_batch_negatives=False,
+    uniform_negatives=8_192,
+    ahead="whole",
+    batch_size=5_600,
+    learning_rate=0.01,
+    warmup_steps=20,
+    cosine_decay=True,
+    steps=3_000,
+)
+#: As good as the reference for the time that training takes, in a sixth of it.
+QUICK = TOWER.model_copy(update={"dim": 64, "uniform_negatives": 4_096, "steps": 1_200})
 MODELS: dict[str, Callable[[str, int], Model]] = {
     "gf_cf": lambda data, seed: GFCF(GFCFParams(seed=seed)),
     "bspm": lambda data, seed: GFCF(BSPM[data].model_copy(update={"seed": seed})),
     "ease": lambda data, seed: EASE(EASEParams()),
     "als": lambda data, seed: ALS(ALSParams(factors=512, alpha=30, regularization=20, seed=seed)),
+    "two_tower": lambda data, seed: TwoTower(TOWER, device="cpu", seed=seed),
+    "two_tower_quick": lambda data, seed: TwoTower(QUICK, device="cpu", seed=seed),
 }
 
 
@@ -103,7 +128,9 @@ def judge(
 
 
 def with_settings(model: Model, changes: list[str]) -> Model:
-    """A model of the same kind, with some of its settings changed: `key=value` each."""
+    """The model, or one of its kind and of the first seed with some settings changed: `key=value` each."""
+    if not changes:
+        return model
     params = model.params  # type: ignore[attr-defined]
     changed = dict(change.split("=", 1) for change in changes)
     return type(model)(type(params).model_validate(params.model_dump() | changed))
