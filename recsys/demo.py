@@ -58,7 +58,6 @@ QUICK = (
     "models.als.params.factors=64",
     "models.co_visitation.params.max_steps=5",
     "models.similar_items.enabled=false",
-    "fusion.params.members=1",
     "rooms.params.examples.visits=12000",
     "hot.params.learner.rounds=80",
     "hot.params.learner.max_rows=50000",

@@ -253,8 +253,10 @@ def popular_section(source: str, popular: PopularLists) -> Section:
 
 def fusion_section(combiner: Combiner) -> Section:
     """The combiner of the sources."""
-    arrays, meta = combiner.to_parts()
-    return Section(arrays=arrays, meta={"kind": "fusion", **meta}, may_be_nan=frozenset({"log_price"}))
+    arrays, blobs, meta = combiner.to_parts()
+    return Section(
+        arrays=arrays, blobs=blobs, meta={"kind": "fusion", **meta}, may_be_nan=frozenset({"log_price"})
+    )
 
 
 def hot_section(table: pa.Table) -> Section:
@@ -359,7 +361,7 @@ def read_popular(name: str, section: Section, *, n_items: int, n_users: int) -> 
 
 def read_fusion(name: str, section: Section, *, n_items: int) -> Combiner:
     """The combiner of the sources."""
-    combiner = Combiner.from_parts(section.arrays, section.meta)
+    combiner = Combiner.from_parts(section.arrays, section.blobs, section.meta)
     _check(
         len(combiner.table) == n_items, f"{name}: {len(combiner.table)} items, the catalogue has {n_items}"
     )

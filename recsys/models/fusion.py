@@ -1,8 +1,8 @@
-"""Merges the candidates of several sources by a small learned combiner: numpy only, for the request path.
+"""Merges the candidates of several sources by a small learned combiner, for the request path.
 
 Every source names its best targets for a user. Their union is described, candidate by candidate, by how each
-source placed it, what the user did with it before, and what is known of the target; a small network trained
-by `recsys.models.fusion_training` turns that into one score. One code path serves a batch and one request.
+source placed it, what the user did with it before, and what is known of the target; boosted trees grown by
+`recsys.models.fusion_training` turn that into one score. One code path serves a batch and one request.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from recsys.data.histories import HistoryBatch
 from recsys.errors import BundleError, ModelError
 from recsys.models.ragged import Ragged
 from recsys.models.repeat import N_STAGES, Touches
+from recsys.models.trees import Trees
 from recsys.types import BoolArray, Candidates, FloatArray, IntArray, LongArray
 
 _HOUR_US = 3_600_000_000
-_FORMAT = 1
+_FORMAT = 2
 
 #: Half-lives, days, of the popularity columns of an ItemTable: now, this week, this month.
 HALF_LIVES_DAYS: tuple[float, ...] = (1.0, 7.0, 30.0)
@@ -32,8 +33,10 @@ DEPTH = 100
 HISTORY_LENGTH = 100
 #: How much later places count less in reciprocal rank fusion (Cormack, Clarke, Buettcher 2009).
 RRF_OFFSET = 60.0
-#: Standardised features are clipped to this, so that a drift after training cannot run away with a score.
-CLIP = 5.0
+#: What a reciprocal rank counts beside the trees, which cannot tell apart what falls into the same leaves.
+_TIE = 1e-3
+#: The file of the trees among the blobs of a bundle's section.
+_TREES = "combiner.onnx"
 
 _PER_SOURCE = ("present", "place", "relative score", "score")
 _PER_TOUCH = ("times", "recency")
@@ -271,33 +274,6 @@ def _user(touches: Touches) -> FloatArray:
 
 
 @dataclass(frozen=True)
-class Network:
-    """One hidden layer on standardised features: w2 . relu(W1 z + b1), z = (x - mean) / scale, clipped.
-
-    Attributes:
-        mean, scale: (F,) float32.
-        w1: (F, H) float32.
-        b1: (H,) float32.
-        w2: (H,) float32.
-    """
-
-    mean: FloatArray
-    scale: FloatArray
-    w1: FloatArray
-    b1: FloatArray
-    w2: FloatArray
-
-    def __call__(self, x: FloatArray) -> FloatArray:
-        """(M,) float32 scores of (M, F) features."""
-        z = (x - self.mean) / self.scale
-        np.clip(z, -CLIP, CLIP, out=z)
-        hidden = z @ self.w1
-        hidden += self.b1
-        scores: FloatArray = np.maximum(hidden, 0.0, out=hidden) @ self.w2
-        return scores
-
-
-@dataclass(frozen=True)
 class Fused:
     """The best k targets of B users and where they come from.
 
@@ -317,23 +293,24 @@ class Combiner:
     Attributes:
         sources: their names, in the order in which candidates are handed in.
         table: what is known of the targets.
-        rrf_weights: (sources,) float32, used where there is no network and to break its ties.
-        network: None where validation had too few users to learn from: then weighted reciprocal rank fusion.
+        rrf_weights: (sources,) float32, used where there are no trees and to break their ties.
+        trees: None where validation had too few users to learn from: then weighted reciprocal rank fusion.
         returns: whether targets that the user already consumed may be recommended again.
     """
 
     sources: tuple[str, ...]
     table: ItemTable
     rrf_weights: FloatArray
-    network: Network | None
+    trees: Trees | None
     returns: bool
 
     def score(self, pool: Pool, history: HistoryBatch, at_us: LongArray) -> FloatArray:
         """(M,) float32 score of each candidate; a higher one is better."""
-        if self.network is None:
-            # Not by BLAS, whose kernels now and then flag a few columns of numbers as invalid that are not.
-            return np.asarray((pool.reciprocal_ranks() * self.rrf_weights).sum(axis=1))
-        return self.network(features(pool, self.table, history, at_us))
+        # Not by BLAS, whose kernels now and then flag a few columns of numbers as invalid that are not.
+        fused: FloatArray = (pool.reciprocal_ranks() * self.rrf_weights).sum(axis=1)
+        if self.trees is not None:
+            fused = self.trees.scores(features(pool, self.table, history, at_us)) + np.float32(_TIE) * fused
+        return fused
 
     def recommend(
         self,
@@ -376,8 +353,8 @@ class Combiner:
         """The same combiner on newer knowledge of the targets."""
         return replace(self, table=table)
 
-    def to_parts(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
-        """Everything that the request path needs: arrays by name, and a JSON-ready description."""
+    def to_parts(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, bytes], dict[str, Any]]:
+        """Everything that the request path needs: arrays and blobs by name, and a JSON-ready description."""
         arrays: dict[str, npt.NDArray[Any]] = {
             "popularity": self.table.popularity,
             "attention": self.table.attention,
@@ -386,20 +363,22 @@ class Combiner:
             "category": self.table.category,
             "rrf_weights": self.rrf_weights,
         }
-        if self.network is not None:
-            arrays |= {
-                f"network_{name}": getattr(self.network, name) for name in Network.__dataclass_fields__
-            }
         meta = {
             "format": _FORMAT,
             "sources": list(self.sources),
             "returns": self.returns,
+            "trees": self.trees is not None,
             "features": list(feature_names(self.sources)),
         }
-        return arrays, meta
+        return arrays, {} if self.trees is None else {_TREES: self.trees.graph}, meta
 
     @classmethod
-    def from_parts(cls, arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]) -> Combiner:
+    def from_parts(
+        cls,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        blobs: Mapping[str, bytes | memoryview],
+        meta: Mapping[str, Any],
+    ) -> Combiner:
         """What `to_parts` took apart.
 
         Raises:
@@ -412,16 +391,11 @@ class Combiner:
             raise BundleError("combiner: its features are not those that this engine computes; train again")
         try:
             table = ItemTable(**{name: arrays[name] for name in ItemTable.__dataclass_fields__})
-            network = None
-            if any(name.startswith("network_") for name in arrays):
-                network = Network(
-                    **{name: arrays[f"network_{name}"] for name in Network.__dataclass_fields__}
-                )
             rrf_weights = arrays["rrf_weights"]
+            trees = Trees(blobs[_TREES]) if meta["trees"] else None
         except KeyError as error:
-            raise BundleError(f"combiner: the array {error} is missing") from error
-        if network is not None and network.w1.shape[0] != len(feature_names(sources)):
-            raise BundleError(
-                f"combiner: {network.w1.shape[0]} weights for {len(feature_names(sources))} features"
-            )
-        return cls(sources, table, rrf_weights, network, bool(meta["returns"]))
+            raise BundleError(f"combiner: {error} is missing") from error
+        if trees is not None and trees.n_features != len(feature_names(sources)):
+            n_features = len(feature_names(sources))
+            raise BundleError(f"combiner: trees over {trees.n_features} features, and there are {n_features}")
+        return cls(sources, table, rrf_weights, trees, bool(meta["returns"]))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import lightgbm as lgb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from pydantic import Field
 from scipy import sparse
 
@@ -18,20 +18,21 @@ from recsys.data.dataset import Dataset
 from recsys.errors import ModelError
 from recsys.models.base import Model
 from recsys.models.fusion import (
-    CLIP,
     DEPTH,
     HALF_LIVES_DAYS,
     HISTORY_LENGTH,
     Combiner,
     ItemTable,
-    Network,
     Pool,
     features,
 )
-from recsys.models.ragged import expand
-from recsys.types import Behaviour, BoolArray, FloatArray, LongArray, Params, Progress, Target
+from recsys.models.trees import Trees
+from recsys.types import Behaviour, BoolArray, FloatArray, IntArray, LongArray, Params, Progress, Target
 
 _USERS_AT_ONCE = 512
+
+#: Places of an answer that are judged.
+JUDGED_AT = 20
 
 #: Weights of reciprocal rank fusion where nothing can be learned. A user's own past speaks loudest, what is
 #: popular only fills up; a source that is not named here counts 1.
@@ -43,32 +44,37 @@ class FusionParams(Params):
 
     Attributes:
         depth: candidates read from each source.
-        hidden: width of the network's one layer.
-        members: networks trained from different seeds and put side by side: the score is their mean.
         min_users: with fewer users to learn from, weighted reciprocal rank fusion stays.
         max_users: at most so many users of a fold are learned from.
         negatives: candidates kept of each user in training, besides all that were right.
-        holdout: share of the users that decides when to stop and whether targets may return.
-        learning_rate, weight_decay: of AdamW.
-        batch_users: users a step.
-        max_epochs: passes over the users at most.
-        patience: passes without a better NDCG@20 on the held-out users before it stops.
+        holdout: share of the users that decides how many trees there are and whether targets may return.
+        rounds: trees at most.
+        patience: trees without a better NDCG@20 on the held-out users after which no more are grown.
+        learning_rate: shrinkage.
+        leaves: of a tree.
+        min_leaf: fewest candidates of a leaf.
+        column_share: share of the features that each tree may use.
+        row_share: share of the candidates that each tree learns from.
+        l2: on the values of leaves.
+        truncation: places that count: pairs with neither among the first so many teach nothing.
         returns: whether consumed targets may be recommended again; auto: if NDCG@20 is better so.
-        seed: of the split, the sampling and the first weights.
+        seed: of the split, the sampling and what each tree may use.
     """
 
     depth: int = Field(default=DEPTH, ge=1)
-    hidden: int = Field(default=32, ge=1)
-    members: int = Field(default=3, ge=1)
     min_users: int = Field(default=200, ge=1)
-    max_users: int = Field(default=5_000, ge=1)
+    max_users: int = Field(default=20_000, ge=1)
     negatives: int = Field(default=150, ge=1)
     holdout: float = Field(default=0.2, gt=0, lt=1)
-    learning_rate: float = Field(default=3e-3, gt=0)
-    weight_decay: float = Field(default=1e-3, ge=0)
-    batch_users: int = Field(default=64, ge=1)
-    max_epochs: int = Field(default=30, ge=1)
-    patience: int = Field(default=4, ge=1)
+    rounds: int = Field(default=150, ge=1)
+    patience: int = Field(default=40, ge=1)
+    learning_rate: float = Field(default=0.07, gt=0)
+    leaves: int = Field(default=15, ge=2)
+    min_leaf: int = Field(default=100, ge=1)
+    column_share: float = Field(default=0.5, gt=0, le=1)
+    row_share: float = Field(default=0.8, gt=0, le=1)
+    l2: float = Field(default=5.0, ge=0)
+    truncation: int = Field(default=20, ge=1)
     returns: Literal["auto", "yes", "no"] = "auto"
     seed: int = 0
 
@@ -95,7 +101,7 @@ class FusionReport:
     Attributes:
         users: users with something to find, over all folds.
         reachable: share of what is to be found that is among the candidates.
-        learned: whether a network was trained, or reciprocal ranks are fused.
+        learned: whether trees were grown, or reciprocal ranks are fused.
         ndcg_returns: NDCG@20 with consumed targets allowed.
         ndcg_no_returns: NDCG@20 without.
         ndcg_rrf: NDCG@20 of weighted reciprocal rank fusion, in the mode that was chosen.
@@ -204,13 +210,13 @@ def train_fusion(
 ) -> tuple[Combiner, FusionReport]:
     """A combiner that puts first what users turned to after the sources had been fitted.
 
-    The network is trained listwise: softmax cross-entropy of each user's right candidates against the wrong
-    ones (Cao et al. 2007, "Learning to rank: from pairwise approach to listwise approach").
+    The trees are grown by LambdaRank: pairs of a right and a wrong candidate of a user, each by what swapping
+    the two would change of NDCG (Burges 2010, "From RankNet to LambdaRank to LambdaMART: an overview").
 
     Args:
         folds: windows of validation; several where one holds few users.
         params: `FusionParams`.
-        progress: told of users described and epochs done.
+        progress: told of users described and trees grown.
 
     Returns:
         The combiner, with the item table of the last fold: give it the newest by `Combiner.with_table`.
@@ -227,29 +233,39 @@ def train_fusion(
     rrf = np.array([RRF_WEIGHTS.get(name, 1.0) for name in names], dtype=np.float32)
     rng = np.random.default_rng(params.seed)
     tables = [item_table(fold.dataset, fold.sources[0].target) for fold in folds]
-    examples = _Examples.joined(
-        [_describe(fold, table, params, rng, progress) for fold, table in zip(folds, tables, strict=True)]
-    )
-    n_users = len(examples.total)
-    learned = n_users >= params.min_users and bool(examples.right.any())
+    users = [_asked(fold, params, rng) for fold in folds]
+    n_users = sum(map(len, users))
+    if not n_users:
+        raise ModelError("fusion: no user that the sources know has anything to find in the window")
+    learned = n_users >= params.min_users
     held_out = (
         rng.permutation(n_users) < params.holdout * n_users if learned else np.ones(n_users, dtype=bool)
     )
-    judged = examples.of_rows(held_out)
-    network = None
-    if not learned:
-        rrf = _best_weights(judged, rrf, names)
+    of_fold = np.split(held_out, np.cumsum([len(each) for each in users])[:-1])
+    parts = [
+        part
+        for fold, table, asked, held in zip(folds, tables, users, of_fold, strict=True)
+        for part in _described(fold, table, asked, held, params, rng, progress)
+    ]
+    judged = _Examples.joined([part for part, is_judged in parts if is_judged])
+    learned = learned and any(part.right.any() for part, is_judged in parts if not is_judged)
+    trees = None
     if learned:
-        network = _train(examples.of_rows(~held_out), judged, params, progress)
+        taught = _Examples.joined([part for part, is_judged in parts if not is_judged])
+        trees = Trees.of(_grow(taught, judged, params, progress))
+    else:
+        rrf = _best_weights(judged, rrf, names)
     rrf_scores = (judged.ranks * rrf).sum(axis=1)
-    scores = network(judged.x) if network is not None else rrf_scores
+    scores = rrf_scores if trees is None else trees.scores(judged.x)
     free = _ndcg(judged, scores)
     fresh = _ndcg(judged, np.where(judged.consumed, -np.inf, scores))
     returns = params.returns == "yes" or (params.returns == "auto" and free > fresh)
     out = judged.consumed & (not returns)
     report = FusionReport(
         users=n_users,
-        reachable=float(examples.right.sum() / max(examples.total.sum(), 1)),
+        reachable=float(
+            sum(part.right.sum() for part, _ in parts) / max(sum(part.total.sum() for part, _ in parts), 1)
+        ),
         learned=learned,
         ndcg_returns=free,
         ndcg_no_returns=fresh,
@@ -259,7 +275,7 @@ def train_fusion(
             for s, name in enumerate(names)
         },
     )
-    return Combiner(names, tables[-1], rrf, network, returns), report
+    return Combiner(names, tables[-1], rrf, trees, returns), report
 
 
 def _best_weights(judged: _Examples, rrf: FloatArray, names: Sequence[str]) -> FloatArray:
@@ -270,24 +286,38 @@ def _best_weights(judged: _Examples, rrf: FloatArray, names: Sequence[str]) -> F
     return max(options, key=lambda weights: _ndcg(judged, (judged.ranks * weights).sum(axis=1)))
 
 
-def _describe(
-    fold: Fold, table: ItemTable, params: FusionParams, rng: np.random.Generator, progress: Progress | None
-) -> _Examples:
-    """The candidates of every user that has something to find, with features and labels."""
-    target = fold.sources[0].target
-    histories = fold.dataset.histories(target)
-    consumed = fold.dataset.done(target, consumption(fold.dataset))
+def _asked(fold: Fold, params: FusionParams, rng: np.random.Generator) -> IntArray:
+    """Users that have something to find, at most `max_users`, ascending."""
     users = np.flatnonzero(np.diff(fold.truth.indptr)).astype(np.int32)
     if len(users) > params.max_users:
         users = np.sort(rng.choice(users, params.max_users, replace=False)).astype(np.int32)
-    parts = []
-    for start in range(0, len(users), _USERS_AT_ONCE):
-        chosen = users[start : start + _USERS_AT_ONCE]
-        found = [source.recommend(chosen, k=params.depth) for source in fold.sources]
-        pool = Pool.of(found, n_targets=len(table))
-        at_us = np.full(len(chosen), fold.dataset.as_of_us, dtype=np.int64)
-        parts.append(
-            _Examples(
+    return users
+
+
+def _described(
+    fold: Fold,
+    table: ItemTable,
+    users: IntArray,
+    held_out: BoolArray,
+    params: FusionParams,
+    rng: np.random.Generator,
+    progress: Progress | None,
+) -> Iterator[tuple[_Examples, bool]]:
+    """The users' candidates with features and labels, some users at a time, and whether they are held out.
+
+    Of those to learn from only so many wrong candidates are kept.
+    """
+    target = fold.sources[0].target
+    histories = fold.dataset.histories(target)
+    consumed = fold.dataset.done(target, consumption(fold.dataset))
+    for is_judged in (False, True):
+        of_kind = users[held_out == is_judged]
+        for start in range(0, len(of_kind), _USERS_AT_ONCE):
+            chosen = of_kind[start : start + _USERS_AT_ONCE]
+            found = [source.recommend(chosen, k=params.depth) for source in fold.sources]
+            pool = Pool.of(found, n_targets=len(table))
+            at_us = np.full(len(chosen), fold.dataset.as_of_us, dtype=np.int64)
+            described = _Examples(
                 row=pool.row,
                 x=features(pool, table, histories.last(chosen, HISTORY_LENGTH), at_us),
                 ranks=pool.reciprocal_ranks(),
@@ -295,12 +325,11 @@ def _describe(
                 consumed=_contains(consumed[chosen], pool),
                 total=np.diff(fold.truth[chosen].indptr).astype(np.int64),
             )
-        )
-        if progress is not None:
-            progress(min(start + _USERS_AT_ONCE, len(users)), len(users), "candidates of validation users")
-    if not parts:
-        raise ModelError("fusion: no user that the sources know has anything to find in the window")
-    return _Examples.joined(parts)
+            yield (described if is_judged else _thin(described, params.negatives, rng)), is_judged
+            if progress is not None:
+                progress(
+                    min(start + _USERS_AT_ONCE, len(of_kind)), len(of_kind), "candidates of validation users"
+                )
 
 
 def _contains(matrix: sparse.csr_matrix, pool: Pool) -> BoolArray:
@@ -310,7 +339,7 @@ def _contains(matrix: sparse.csr_matrix, pool: Pool) -> BoolArray:
     return np.isin(pool.row * width + pool.ids, pairs.row.astype(np.int64) * width + pairs.col)
 
 
-def _ndcg(examples: _Examples, scores: FloatArray, k: int = 20) -> float:
+def _ndcg(examples: _Examples, scores: FloatArray, k: int = JUDGED_AT) -> float:
     """Mean NDCG@k over the users; a candidate scored minus infinity is left out."""
     order = np.lexsort((-scores, examples.row))
     row = examples.row[order]
@@ -323,114 +352,50 @@ def _ndcg(examples: _Examples, scores: FloatArray, k: int = 20) -> float:
 
 
 def _thin(examples: _Examples, negatives: int, rng: np.random.Generator) -> _Examples:
-    """Users with a right candidate; all their right ones and at most so many wrong ones, drawn evenly."""
-    examples = examples.of_rows(np.bincount(examples.row, examples.right, len(examples.total)) > 0)
+    """All right candidates of each user, if there are any, and at most so many wrong ones, drawn evenly."""
     draw = np.where(examples.right, -1.0, rng.random(len(examples.row)))
     order = np.lexsort((draw, examples.row))
     row = examples.row[order]
     place = np.arange(len(row)) - np.searchsorted(row, np.arange(len(examples.total)))[row]
     right = np.bincount(examples.row, examples.right, len(examples.total))
     kept = np.zeros(len(row), dtype=bool)
-    kept[order] = place < right[row] + negatives
+    kept[order] = (place < right[row] + negatives) & (right[row] > 0)
     return examples.where(kept)
 
 
-class _Net(torch.nn.Module):
-    def __init__(self, n_features: int, hidden: int) -> None:
-        super().__init__()
-        self.inner = torch.nn.Linear(n_features, hidden)
-        self.outer = torch.nn.Linear(hidden, 1, bias=False)
+def _grow(
+    taught: _Examples, judged: _Examples, params: FusionParams, progress: Progress | None
+) -> lgb.Booster:
+    """Trees that rank the right candidates first, as many as are best on the judged users."""
 
-    def forward(self, z: torch.Tensor) -> torch.Tensor:
-        scores: torch.Tensor = self.outer(torch.relu(self.inner(z)))  # (M, 1)
-        return scores.squeeze(-1)
+    def ranked(examples: _Examples, like: lgb.Dataset | None = None) -> lgb.Dataset:
+        sizes = np.bincount(examples.row, minlength=len(examples.total))
+        label = examples.right.astype(np.int32)
+        return lgb.Dataset(examples.x, label, group=sizes[sizes > 0], reference=like)
 
-
-def _train(train: _Examples, judged: _Examples, params: FusionParams, progress: Progress | None) -> Network:
-    """The mean of a few small networks, each stopped at its best epoch on the judged users."""
-    mean = train.x.mean(axis=0)
-    scale = np.maximum(train.x.std(axis=0), 1e-3)
-    rng = np.random.default_rng(params.seed)
-    train = _thin(train, params.negatives, rng)
-    members = [
-        _train_one(train, judged, mean, scale, params, params.seed + member, progress)
-        for member in range(params.members)
-    ]
-    return Network(
-        mean=mean,
-        scale=scale,
-        w1=np.concatenate([member.w1 for member in members], axis=1),
-        b1=np.concatenate([member.b1 for member in members]),
-        w2=np.concatenate([member.w2 / np.float32(len(members)) for member in members]),
-    )
-
-
-def _train_one(
-    train: _Examples,
-    judged: _Examples,
-    mean: FloatArray,
-    scale: FloatArray,
-    params: FusionParams,
-    seed: int,
-    progress: Progress | None,
-) -> Network:
-    z = torch.from_numpy(np.clip((train.x - mean) / scale, -CLIP, CLIP).astype(np.float32))
-    right = torch.from_numpy(train.right)
-    starts = np.searchsorted(train.row, np.arange(len(train.total) + 1))
-    rng = np.random.default_rng(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = _Net(z.shape[1], params.hidden)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay)
-    best, best_ndcg, since = _as_network(net, mean, scale), -1.0, 0
-    for epoch in range(params.max_epochs):
-        order = rng.permutation(len(train.total))
-        for start in range(0, len(order), params.batch_users):
-            users = order[start : start + params.batch_users]
-            position, owner = expand(starts[users], starts[users + 1] - starts[users])
-            loss = _listwise_loss(net(z[position]), right[position], torch.from_numpy(owner), len(users))
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-        now = _as_network(net, mean, scale)
-        ndcg = _ndcg(judged, now(judged.x))
+    def told(environment: Any) -> None:
         if progress is not None:
-            progress(epoch + 1, params.max_epochs, f"combiner, NDCG@20 {ndcg:.4f}")
-        if ndcg > best_ndcg:
-            best, best_ndcg, since = now, ndcg, 0
-        else:
-            since += 1
-            if since >= params.patience:
-                break
-    return best
+            (_, _, ndcg, _), *_ = environment.evaluation_result_list
+            progress(environment.iteration + 1, params.rounds, f"combiner, NDCG@20 {ndcg:.4f}")
 
-
-def _listwise_loss(
-    scores: torch.Tensor, right: torch.Tensor, owner: torch.Tensor, n_users: int
-) -> torch.Tensor:
-    """Mean over users of the mean over right candidates p of -log(e^p / (e^p + sum over wrong n of e^n)).
-
-    Args:
-        scores: (M,) of the candidates of a batch of users.
-        right: (M,) bool.
-        owner: (M,) int64 which user of the batch.
-        n_users: users in the batch.
-    """
-    peak = torch.full((n_users,), -torch.inf).scatter_reduce(0, owner, scores.detach(), "amax")
-    shifted = scores - peak[owner]
-    wrong = torch.zeros(n_users).index_add(0, owner[~right], shifted[~right].exp())
-    right_owner, right_score = owner[right], shifted[right]
-    loss = torch.log(right_score.exp() + wrong[right_owner]) - right_score
-    count = torch.zeros(n_users).index_add(0, right_owner, torch.ones_like(right_score))
-    return (loss / count[right_owner]).sum() / n_users
-
-
-def _as_network(net: _Net, mean: FloatArray, scale: FloatArray) -> Network:
-    w1, b1, w2 = net.inner.weight, net.inner.bias, net.outer.weight
-    return Network(
-        mean=mean,
-        scale=scale,
-        w1=w1.detach().numpy().T.copy(),
-        b1=b1.detach().numpy().copy(),
-        w2=w2.detach().numpy()[0].copy(),
-    )
+    data = ranked(taught)
+    settings: dict[str, Any] = {
+        "objective": "lambdarank",
+        "metric": "ndcg",
+        "eval_at": [JUDGED_AT],
+        "lambdarank_truncation_level": params.truncation,
+        "learning_rate": params.learning_rate,
+        "num_leaves": params.leaves,
+        "min_data_in_leaf": params.min_leaf,
+        "feature_fraction": params.column_share,
+        "bagging_fraction": params.row_share,
+        "bagging_freq": 1,
+        "lambda_l2": params.l2,
+        "num_threads": 1,
+        "seed": params.seed,
+        "deterministic": True,
+        "force_col_wise": True,
+        "verbose": -1,
+    }
+    stop = lgb.early_stopping(params.patience, verbose=False)
+    return lgb.train(settings, data, params.rounds, valid_sets=[ranked(judged, data)], callbacks=[told, stop])

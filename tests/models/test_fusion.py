@@ -1,14 +1,14 @@
-"""The fusion: merging, features by hand, the loss by value, learning, fallback, and the way through parts."""
+"""The fusion: merging, features by hand, learning, fallback, and the way through parts."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from scipy import sparse
 
 from recsys.data.dataset import Dataset
@@ -17,7 +17,7 @@ from recsys.errors import BundleError, ModelError
 from recsys.models.base import Model, Progress
 from recsys.models.fused import FusedModel
 from recsys.models.fusion import Combiner, ItemTable, Pool, feature_names, features
-from recsys.models.fusion_training import Fold, FusionParams, _listwise_loss, item_table, train_fusion
+from recsys.models.fusion_training import Fold, FusionParams, item_table, train_fusion
 from recsys.models.history_models import CoVisitation, Repeat
 from recsys.models.popular import Popular
 from recsys.types import Behaviour, Candidates, FloatArray, IntArray, Target
@@ -122,15 +122,6 @@ def test_features_by_hand() -> None:
     assert one["user purchases"] == pytest.approx(np.log(2))
 
 
-def test_the_listwise_loss_by_value() -> None:
-    scores = torch.tensor([2.0, 1.0, 0.0, 5.0, 4.0], requires_grad=True)
-    right = torch.tensor([True, True, False, False, True])
-    loss = _listwise_loss(scores, right, torch.tensor([0, 0, 0, 1, 1]), 2)
-    # Each right candidate competes with the wrong ones of its user, not with the other right ones.
-    first = (np.log1p(np.exp(-2.0)) + np.log1p(np.exp(-1.0))) / 2
-    assert loss.item() == pytest.approx((first + np.log1p(np.exp(1.0))) / 2)
-
-
 def test_reciprocal_rank_fusion_by_hand() -> None:
     combiner = Combiner(("a", "b"), table(5), np.array([1.0, 0.5], np.float32), None, returns=True)
     a, b = candidates([(0, 9.0), (1, 8.0)]), candidates([(1, 3.0), (2, 2.0)])
@@ -181,7 +172,7 @@ def noisy_sources(dataset: Dataset) -> list[Model]:
     return [Fixed(t, name=f"noise {i}").fit(dataset) for i, t in enumerate(tables)]
 
 
-FAST = FusionParams(max_epochs=8, members=1, hidden=8)
+FAST = FusionParams(rounds=40)
 
 
 def test_it_learns_what_the_sources_do_not_say(world: tuple[Dataset, sparse.csr_matrix]) -> None:
@@ -214,7 +205,7 @@ def test_whether_consumed_targets_return_is_decided_by_validation(
     source = Fixed(scores, name="past").fit(dataset)
     combiner, report = train_fusion([Fold(dataset, [source], truth)])
     assert not report.learned, "40 users are too few"
-    assert combiner.network is None
+    assert combiner.trees is None
     assert combiner.returns is returns
     answer = FusedModel([source], combiner, dataset).recommend(np.arange(40, dtype=np.int32), k=30)
     shown = {(u, int(i)) for u in range(40) for i in answer.row(u)[0]}
@@ -240,6 +231,18 @@ def test_one_request_equals_its_row_of_a_batch(trained: tuple[list[Model], Combi
         np.testing.assert_array_equal(single.source[0, :n], batch.source[row, :n])
 
 
+def test_what_trees_cannot_tell_apart_stands_as_its_sources_placed_it(
+    trained: tuple[list[Model], Combiner, Dataset],
+) -> None:
+    # Targets that nobody touched, of whom only their place with one source differs.
+    alike = replace(trained[1], table=table(40))
+    nothing, none = history([], at_us=START_US), candidates([])
+    placed = candidates([(7, 1.0), (5, 1.0), (9, 1.0)])
+    found = alike.recommend([none, none, placed], nothing, np.array([START_US]), k=3).candidates
+    assert found.row(0)[0].tolist() == [7, 5, 9]
+    assert np.ptp(found.row(0)[1]) < 1e-3
+
+
 def test_masks_hold(trained: tuple[list[Model], Combiner, Dataset]) -> None:
     model = FusedModel(*trained)
     users = np.arange(20, dtype=np.int32)
@@ -257,11 +260,11 @@ def test_parts_go_through_files_and_give_the_same_answer(
     trained: tuple[list[Model], Combiner, Dataset], tmp_path: object
 ) -> None:
     sources, combiner, dataset = trained
-    arrays, meta = combiner.to_parts()
+    arrays, blobs, meta = combiner.to_parts()
     path = f"{tmp_path}/combiner.npz"
     np.savez(path, **arrays)  # type: ignore[arg-type]
     with np.load(path, allow_pickle=False) as stored:
-        back = Combiner.from_parts(dict(stored), json.loads(json.dumps(meta)))
+        back = Combiner.from_parts(dict(stored), blobs, json.loads(json.dumps(meta)))
     users = np.arange(30, dtype=np.int32)
     a = FusedModel(sources, combiner, dataset).recommend(users, k=10)
     b = FusedModel(sources, back, dataset).recommend(users, k=10)
@@ -270,13 +273,21 @@ def test_parts_go_through_files_and_give_the_same_answer(
 
 
 def test_damaged_parts_are_refused(trained: tuple[list[Model], Combiner, Dataset]) -> None:
-    arrays, meta = trained[1].to_parts()
+    combiner = trained[1]
+    arrays, blobs, meta = combiner.to_parts()
     with pytest.raises(BundleError, match="format 0"):
-        Combiner.from_parts(arrays, {**meta, "format": 0})
-    with pytest.raises(BundleError, match="'network_w2' is missing"):
-        Combiner.from_parts({name: a for name, a in arrays.items() if name != "network_w2"}, meta)
+        Combiner.from_parts(arrays, blobs, {**meta, "format": 0})
+    with pytest.raises(BundleError, match="'attention' is missing"):
+        Combiner.from_parts({name: a for name, a in arrays.items() if name != "attention"}, blobs, meta)
+    with pytest.raises(BundleError, match=r"'combiner\.onnx' is missing"):
+        Combiner.from_parts(arrays, {}, meta)
+    with pytest.raises(BundleError, match="cannot read the trees"):
+        Combiner.from_parts(arrays, {"combiner.onnx": blobs["combiner.onnx"][:50]}, meta)
     with pytest.raises(BundleError, match="features"):
-        Combiner.from_parts(arrays, {**meta, "features": meta["features"][1:]})
+        Combiner.from_parts(arrays, blobs, {**meta, "features": meta["features"][1:]})
+    fewer = replace(combiner, sources=combiner.sources[1:])
+    with pytest.raises(BundleError, match=r"trees over \d+ features, and there are"):
+        Combiner.from_parts(arrays, blobs, fewer.to_parts()[2])
 
 
 def test_the_table_counts_by_hand_and_is_blind_to_the_future(build_dataset: BuildDataset) -> None:

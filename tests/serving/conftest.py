@@ -173,7 +173,7 @@ def make_sections(
             category=(everybody % 3).astype(np.int32),
         ),
         rrf_weights=np.array([1.0, 1.0, 0.5, 0.01], dtype=np.float32),
-        network=None,
+        trees=None,
         returns=returns,
     )
     hot = [i for i in (7, 12, 59, 3) if i < n_items]
