@@ -39,6 +39,7 @@ class Trees:
 
         model = convert_lightgbm(
             booster,
+            name="trees",  # or a random one: the same trees are the same bytes
             initial_types=[(_INPUT, FloatTensorType([None, booster.num_feature()]))],
             target_opset=_OPSET,
             zipmap=False,
