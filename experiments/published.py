@@ -1,7 +1,7 @@
 """Every kind of model on published splits: Gowalla and Yelp2018, Recall@20 and NDCG@20.
 
     python experiments/published.py [gowalla] [yelp2018] [--models gf_cf bspm] [--validate]
-    python experiments/published.py gowalla --models two_tower two_tower_quick --seeds 0 1 2
+    python experiments/published.py gowalla --models two_tower --seeds 0 1 2
     python experiments/published.py gowalla --models als --validate --users 5000 --set factors=256
     python experiments/published.py gowalla --models als --tune FOLDER --trials 12
 
@@ -68,15 +68,12 @@ TOWER = TwoTowerParams(
     cosine_decay=True,
     steps=5_000,
 )
-#: For the time that training takes.
-QUICK = TOWER.model_copy(update={"learning_rate": 0.01, "uniform_negatives": 4_096, "steps": 1_300})
 MODELS: dict[str, Callable[[str, int], Model]] = {
     "gf_cf": lambda data, seed: GFCF(GFCFParams(seed=seed)),
     "bspm": lambda data, seed: GFCF(BSPM[data].model_copy(update={"seed": seed})),
     "ease": lambda data, seed: EASE(EASEParams()),
     "als": lambda data, seed: ALS(ALSParams(factors=512, alpha=30, regularization=20, seed=seed)),
     "two_tower": lambda data, seed: TwoTower(TOWER, device="cpu", seed=seed),
-    "two_tower_quick": lambda data, seed: TwoTower(QUICK, device="cpu", seed=seed),
 }
 
 

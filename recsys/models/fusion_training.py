@@ -248,7 +248,8 @@ def train_fusion(
         for part in _described(fold, table, asked, held, params, rng, progress)
     ]
     judged = _Examples.joined([part for part, is_judged in parts if is_judged])
-    learned = learned and any(part.right.any() for part, is_judged in parts if not is_judged)
+    for wanted in (True, False):
+        learned = learned and any(part.right.any() for part, is_judged in parts if is_judged == wanted)
     trees = None
     if learned:
         taught = _Examples.joined([part for part, is_judged in parts if not is_judged])
@@ -376,8 +377,11 @@ def _grow(
     def told(environment: Any) -> None:
         if progress is not None:
             (_, _, ndcg, _), *_ = environment.evaluation_result_list
-            progress(environment.iteration + 1, params.rounds, f"combiner, NDCG@20 {ndcg:.4f}")
+            text = f"combiner, NDCG@{JUDGED_AT} of what is reachable {ndcg:.4f}"
+            progress(environment.iteration + 1, params.rounds, text)
 
+    # Who can reach nothing would count as perfectly served.
+    judged = judged.where(np.isin(judged.row, judged.row[judged.right]))
     data = ranked(taught)
     settings: dict[str, Any] = {
         "objective": "lambdarank",

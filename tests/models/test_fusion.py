@@ -188,6 +188,17 @@ def test_it_learns_what_the_sources_do_not_say(world: tuple[Dataset, sparse.csr_
     assert (truth[np.arange(300), best] > 0).mean() > 0.95
 
 
+def test_nothing_is_learned_where_nothing_can_be_reached(world: tuple[Dataset, sparse.csr_matrix]) -> None:
+    dataset, truth = world
+    worst = Fixed(-truth.toarray(), name="worst").fit(dataset)  # what follows is last, beyond the depth
+    combiner, report = train_fusion(
+        [Fold(dataset, [worst], truth)], params=FAST.model_copy(update={"depth": 10})
+    )
+    assert report.reachable == 0
+    assert not report.learned
+    assert combiner.trees is None
+
+
 @pytest.mark.parametrize(("follows", "returns"), [(BUY, True), (CART, False)])
 def test_whether_consumed_targets_return_is_decided_by_validation(
     build_dataset: BuildDataset, follows: Behaviour, returns: bool
