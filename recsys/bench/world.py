@@ -154,11 +154,10 @@ def untrained_tower(dim: int, length: int) -> bytes:
     params = TwoTowerParams(dim=dim, history_length=length)
 
     def entities() -> EntityTower:
-        nothing = EncodedTable(np.zeros((1, 0), np.int64), np.zeros((1, 0), np.float32))
         return EntityTower(
             1,
             dim,
-            features=nothing,
+            features=EncodedTable.nothing(1),
             cardinalities=(),
             id_embedding=True,
             id_dropout=0.0,

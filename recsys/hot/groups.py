@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 
 import numpy as np
@@ -10,6 +9,7 @@ import pyarrow as pa
 from scipy import sparse
 
 from recsys.data.dataset import Entities
+from recsys.data.titles import title_words
 from recsys.types import IntArray
 
 #: A group of fewer items than this tells nothing about its kind.
@@ -17,7 +17,6 @@ MIN_ITEMS = 3
 #: Other text columns of the catalogue used as groups.
 MAX_COLUMNS = 2
 MAX_WORDS = 3_000
-_WORD = re.compile(r"[^\W\d_]{3,}")
 
 
 def memberships(items: Entities) -> dict[str, sparse.csr_matrix]:
@@ -93,7 +92,7 @@ def _add(found: dict[str, sparse.csr_matrix], kind: str, texts: list[str | None]
 
 def _words(titles: list[str | None]) -> sparse.csr_matrix:
     """Words of the titles, weighted by their rarity; the rarest that at least `MIN_ITEMS` share say most."""
-    bags = [sorted(set(_WORD.findall(title.lower()))) if title else [] for title in titles]
+    bags = [title_words(title) if title else [] for title in titles]
     counts = Counter(word for bag in bags for word in bag)
     common = [word for word, n in counts.most_common(MAX_WORDS) if MIN_ITEMS <= n <= len(titles) / 3]
     names = {word: code for code, word in enumerate(sorted(common))}

@@ -1,7 +1,8 @@
-"""Columns of an entity table as the codes and numbers that a tower reads."""
+"""Columns of an entity table as the codes, numbers and words that a tower reads."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,11 +11,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.data.schema import TABLES, Kind
+from recsys.data.titles import title_words
 from recsys.errors import ConfigError, DataError
 from recsys.types import FloatArray, LongArray
 
-#: Contract columns that are no taste: free text, or what changes by the hour.
-_NOT_FEATURES = frozenset({"title", "stock", "cost", "listed_at", "personalised"})
+#: Contract columns that are no taste, or change by the hour.
+_NOT_FEATURES = frozenset({"stock", "cost", "listed_at", "personalised"})
+#: The contract's free text: it is read word by word.
+_TITLE = "title"
+#: A word says something of others if so many titles have it, and no more than this share of all.
+_LEAST_TITLES = 3
+_MOST_OF_TITLES = 1 / 3
+#: The most words of a title that are read, the rarest first.
+_WORDS_A_TITLE = 24
 #: Columns whose ratio matters, not their difference: their logarithm is taken.
 _LOGARITHMIC = frozenset({"price", "cost", "amount"})
 
@@ -27,15 +36,23 @@ class EncodedTable:
         codes: (n, categorical columns) int64; 0 is unknown, unseen, rare or missing.
         numbers: (n, 2 x numeric columns) float32: standardised values, 0 where missing, then one
             indicator a column of what is missing.
+        words: (n, w) int64 codes of the title's words, from 1; 0 behind the last.
     """
 
     codes: LongArray
     numbers: FloatArray
+    words: LongArray
+
+    @classmethod
+    def nothing(cls, n: int) -> EncodedTable:
+        """Of n entities of which nothing is known."""
+        none = np.zeros((n, 0), np.int64)
+        return cls(codes=none, numbers=np.zeros((n, 0), np.float32), words=none)
 
     @property
     def some(self) -> bool:
         """Whether there is any feature at all."""
-        return bool(self.codes.shape[1] + self.numbers.shape[1])
+        return any(part.shape[1] for part in (self.codes, self.numbers, self.words))
 
 
 @dataclass(frozen=True)
@@ -54,10 +71,12 @@ class TableEncoder:
     Attributes:
         vocabularies: values of each categorical column; the place in the tuple, from 1, is the code.
         scales: of each numeric column.
+        words: those of titles, the rarest first; the place in the tuple, from 1, is the code.
     """
 
     vocabularies: dict[str, tuple[str, ...]]
     scales: dict[str, Scale]
+    words: tuple[str, ...] = ()
 
     @classmethod
     def fit(
@@ -69,7 +88,8 @@ class TableEncoder:
             table: one row an entity.
             columns: which columns, or `auto`.
             kind: the table's name in the contract: users, items or streamers.
-            max_categories: the most values that a categorical column keeps, the most frequent first.
+            max_categories: the most values that a categorical column keeps, the most frequent first; and the
+                most words of titles.
 
         Raises:
             ConfigError: a named column is absent, or is neither text, flag nor number.
@@ -77,22 +97,25 @@ class TableEncoder:
         """
         names = _auto_columns(table, kind, max_categories) if columns == "auto" else columns
         vocabularies, scales = {}, {}
+        words: tuple[str, ...] = ()
         for name in names:
             if name not in table.column_names:
                 raise ConfigError(
                     f"{kind} has no column {name!r} to take as a feature; it has {table.column_names}"
                 )
             column = table[name]
-            if _is_categorical(column.type):
+            if name == _TITLE:
+                words = _common_words(column, max_categories)
+            elif _is_categorical(column.type):
                 vocabularies[name] = _vocabulary(column, max_categories)
             elif _is_number(column.type):
                 scales[name] = _scale(column, name, kind)
             else:
                 raise ConfigError(f"{kind}.{name} is {column.type}: a feature is text, a flag or a number")
-        return cls(vocabularies, scales)
+        return cls(vocabularies, scales, words)
 
     def encode(self, table: pa.Table, n: int) -> EncodedTable:
-        """Codes and numbers of every row; a column that is absent here is unknown in each.
+        """Codes, numbers and words of every row; a column that is absent here is unknown in each.
 
         Args:
             table: one row an entity, or no column at all.
@@ -110,7 +133,19 @@ class TableEncoder:
             missing = np.isnan(values)
             numbers[:, place] = np.where(missing, 0.0, (values - scale.mean) / scale.deviation)
             numbers[:, len(self.scales) + place] = missing
-        return EncodedTable(codes, numbers)
+        return EncodedTable(codes, numbers, self._words(table, n))
+
+    def _words(self, table: pa.Table, n: int) -> LongArray:
+        """(n, w) int64; as wide as the title of most known words, and of no width where no word is known."""
+        code = {word: place for place, word in enumerate(self.words, 1)}
+        if not code:
+            return np.zeros((n, 0), dtype=np.int64)
+        titles = [None] * n if _TITLE not in table.column_names else _as_text(table[_TITLE]).to_pylist()
+        found = [sorted(code[word] for word in title_words(title or "") if word in code) for title in titles]
+        words = np.zeros((n, max(1, min(max(map(len, found), default=0), _WORDS_A_TITLE))), dtype=np.int64)
+        for row, known in enumerate(found):
+            words[row, : len(known)] = known[: words.shape[1]]
+        return words
 
     @property
     def cardinalities(self) -> tuple[int, ...]:
@@ -119,10 +154,13 @@ class TableEncoder:
 
 
 def _auto_columns(table: pa.Table, kind: str, max_categories: int) -> tuple[str, ...]:
-    """The contract's columns, then text columns of few values: those that say something."""
+    """The contract's columns, and text columns of few values: those that say something."""
     chosen = []
     for name in table.column_names:
         contract = TABLES[kind].column(name)
+        if name == _TITLE and contract is not None:
+            chosen.append(name)
+            continue
         if name in _NOT_FEATURES or (contract is not None and contract.kind in (Kind.ID, Kind.TIME)):
             continue
         column = table[name]
@@ -160,6 +198,14 @@ def _vocabulary(column: pa.ChunkedArray, max_categories: int) -> tuple[str, ...]
     counts = pc.value_counts(pc.drop_null(_as_text(column))).to_pylist()
     ordered = sorted(counts, key=lambda entry: (-entry["counts"], entry["values"]))
     return tuple(entry["values"] for entry in ordered[:max_categories])
+
+
+def _common_words(titles: pa.ChunkedArray, most: int) -> tuple[str, ...]:
+    bags = [title_words(title) for title in _as_text(titles).to_pylist() if title]
+    counts = Counter(word for bag in bags for word in bag)
+    kept = [word for word, n in counts.items() if _LEAST_TITLES <= n <= _MOST_OF_TITLES * len(titles)]
+    frequent = sorted(kept, key=lambda word: (-counts[word], word))[:most]
+    return tuple(reversed(frequent))
 
 
 def _numbers(column: pa.ChunkedArray) -> Any:

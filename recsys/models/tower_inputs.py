@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 
 from recsys.errors import ModelError
@@ -17,7 +18,7 @@ from recsys.models.exposures import Exposures
 from recsys.models.history_encoder import HistoryEncoder
 from recsys.models.sampling import ExposureSampler, Had, NegativeSampler
 from recsys.models.team import Team
-from recsys.models.tower_features import EncodedTable
+from recsys.models.tower_features import EncodedTable, TableEncoder
 from recsys.models.tower_loss import TowerLoss
 from recsys.models.tower_training import Trainer
 from recsys.models.tower_validation import Validation
@@ -34,12 +35,19 @@ class Side:
     Attributes:
         features: of each.
         cardinalities: how many codes each categorical column has.
+        n_words: how many words of titles there are.
         given: (n, e) float32 vectors made elsewhere, if any.
     """
 
     features: EncodedTable
     cardinalities: tuple[int, ...]
+    n_words: int
     given: FloatArray | None = None
+
+    @classmethod
+    def of(cls, encoder: TableEncoder, table: pa.Table, n: int, *, given: FloatArray | None = None) -> Self:
+        """Of the n entities of a table, as its encoder has them."""
+        return cls(encoder.encode(table, n), encoder.cardinalities, len(encoder.words), given)
 
     @property
     def has_content(self) -> bool:
@@ -78,6 +86,8 @@ class TrainingInputs:
                 params.dim,
                 features=side.features,
                 cardinalities=side.cardinalities,
+                n_words=side.n_words,
+                title_dropout=params.title_dropout,
                 given=side.given,
                 sparse=by_size if params.sparse_tables == "auto" else params.sparse_tables,
                 **options,
@@ -179,8 +189,8 @@ class TrainingInputs:
         return {
             "params": self.params.model_dump(mode="json"),
             "seed": self.seed,
-            "users": list(self.users.cardinalities),
-            "targets": list(self.targets.cardinalities),
+            "users": [*self.users.cardinalities, self.users.n_words],
+            "targets": [*self.targets.cardinalities, self.targets.n_words],
         }
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
@@ -189,7 +199,8 @@ class TrainingInputs:
         for name, part in (("timelines", self.timelines), ("exposures", self.exposures)):
             found |= {f"{name}.{field.name}": getattr(part, field.name) for field in fields(part)}
         for name, side in (("users", self.users), ("targets", self.targets)):
-            found |= {f"{name}.codes": side.features.codes, f"{name}.numbers": side.features.numbers}
+            for field in fields(side.features):
+                found[f"{name}.{field.name}"] = getattr(side.features, field.name)
             if side.given is not None:
                 found[f"{name}.given"] = side.given
         return found
@@ -199,11 +210,9 @@ class TrainingInputs:
         """What `header` and `arrays` gave, on the other side."""
 
         def side(name: str) -> Side:
-            return Side(
-                EncodedTable(arrays[f"{name}.codes"], arrays[f"{name}.numbers"]),
-                tuple(header[name]),
-                arrays.get(f"{name}.given"),
-            )
+            *cardinalities, n_words = header[name]
+            features = {field.name: arrays[f"{name}.{field.name}"] for field in fields(EncodedTable)}
+            return Side(EncodedTable(**features), tuple(cardinalities), n_words, arrays.get(f"{name}.given"))
 
         def part(name: str, kind: Any) -> Any:
             return kind(**{field.name: arrays[f"{name}.{field.name}"] for field in fields(kind)})

@@ -23,11 +23,13 @@ class EntityTower(nn.Module):
     Args:
         n: how many entities.
         dim: d.
-        features: their categorical and numeric features; codes of an entity are embedded and summed.
+        features: their features; codes of an entity are embedded and summed, words of its title averaged.
         cardinalities: how many codes each categorical column has.
+        n_words: how many words of titles there are.
         given: (n, e) vectors that somebody else made of them, of an image or a text, say.
         id_embedding: whether an entity has a vector of its own.
         id_dropout: share of rows that do without it in training, where there is content to stand in.
+        title_dropout: share of rows that do without the words of their titles in training.
         id_scale: deviation of the ids' vectors at the start.
         sparse: whether the ids' gradient holds only the rows of the batch.
     """
@@ -39,9 +41,11 @@ class EntityTower(nn.Module):
         *,
         features: EncodedTable,
         cardinalities: tuple[int, ...],
+        n_words: int = 0,
         given: FloatArray | None = None,
         id_embedding: bool,
         id_dropout: float,
+        title_dropout: float = 0.0,
         id_scale: float,
         sparse: bool,
     ) -> None:
@@ -49,6 +53,7 @@ class EntityTower(nn.Module):
         self.n = n
         self.dim = dim
         self.id_dropout = id_dropout
+        self.title_dropout = title_dropout
         self.ids = nn.Embedding(n, dim, sparse=sparse) if id_embedding else None
         if self.ids is not None:
             nn.init.normal_(self.ids.weight, std=id_scale)
@@ -56,6 +61,7 @@ class EntityTower(nn.Module):
         # One table for all columns: column c's codes begin at offset c.
         offsets = np.cumsum((0, *cardinalities))
         self.categories = nn.Embedding(int(offsets[-1]), dim) if cardinalities else None
+        self.words = nn.EmbeddingBag(n_words + 1, dim, mode="mean", padding_idx=0) if n_words else None
         n_numbers = features.numbers.shape[1]
         self.numeric = nn.Linear(n_numbers, dim, bias=False) if n_numbers else None
         self.given = nn.Linear(given.shape[1], dim, bias=False) if given is not None else None
@@ -64,15 +70,19 @@ class EntityTower(nn.Module):
         )
         if self.categories is not None:
             nn.init.normal_(self.categories.weight, std=id_scale)
+        if self.words is not None:
+            nn.init.zeros_(self.words.weight)  # drawn at random, words would stand in for an id
         self.id_known: Tensor
         self.codes: Tensor
         self.numbers: Tensor
+        self.title: Tensor
         self.given_vectors: Tensor
         self.offsets: Tensor
         self._hold("id_known", torch.ones(n))
         self._hold("offsets", torch.from_numpy(offsets[:-1].astype(np.int64)))
         self._hold("codes", torch.from_numpy(features.codes))
         self._hold("numbers", torch.from_numpy(features.numbers))
+        self._hold("title", torch.from_numpy(features.words))
         self._hold(
             "given_vectors", torch.from_numpy(np.zeros((n, 0), np.float32) if given is None else given)
         )
@@ -84,8 +94,8 @@ class EntityTower(nn.Module):
     def learn_ids_of(self, rows: Tensor) -> None:
         """Only these entities are trained: any other is placed by its content alone.
 
-        A category that none of them has says nothing: left as it was drawn, it would move whoever has it
-        some way at random.
+        A category or a word that none of them has says nothing: left as it was drawn, it would move whoever
+        has it some way at random.
 
         Args:
             rows: (m,) int64 indices.
@@ -93,10 +103,16 @@ class EntityTower(nn.Module):
         self.id_known.zero_()
         self.id_known[rows] = 1.0
         if self.categories is not None:
-            unseen = torch.ones(len(self.categories.weight), dtype=torch.bool)
-            unseen[(self.codes[rows] + self.offsets).flatten().cpu()] = False
-            with torch.no_grad():
-                self.categories.weight[unseen.to(self.codes.device)] = 0.0
+            self._keep_only(self.categories.weight, self.codes[rows] + self.offsets)
+        if self.words is not None:
+            self._keep_only(self.words.weight, self.title[rows])
+
+    @staticmethod
+    @torch.no_grad()
+    def _keep_only(table: Tensor, seen: Tensor) -> None:
+        unseen = torch.ones(len(table), dtype=torch.bool, device=table.device)
+        unseen[seen.flatten()] = False
+        table[unseen] = 0.0
 
     @torch.no_grad()
     def start_from(self, vectors: Tensor) -> None:
@@ -111,22 +127,29 @@ class EntityTower(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """(m,) int64 entity indices -> (m, d)."""
-        vectors = self.content(self.codes[rows], self.numbers[rows], self.given_vectors[rows])
+        vectors = self.content(
+            self.codes[rows], self.numbers[rows], self.title[rows], self.given_vectors[rows]
+        )
         if self.ids is None:
             return vectors
         own: Tensor = self.ids(rows)
-        if self.training and self.id_dropout:
-            own = own * (torch.rand(len(rows), 1, device=own.device) >= self.id_dropout)
-        elif not self.training:
+        if not self.training:
             own = own * self.id_known[rows].unsqueeze(-1)
-        return vectors + own
+        return vectors + self._some(own, self.id_dropout)
 
-    def content(self, codes: Tensor, numbers: Tensor, given: Tensor) -> Tensor:
+    def _some(self, vectors: Tensor, dropout: float) -> Tensor:
+        """Vectors (m, d), in training without the share of the rows that do without."""
+        if not self.training or not dropout:
+            return vectors
+        return vectors * (torch.rand(len(vectors), 1, device=vectors.device) >= dropout)
+
+    def content(self, codes: Tensor, numbers: Tensor, title: Tensor, given: Tensor) -> Tensor:
         """Vectors (m, d) by content alone; zero where there is none.
 
         Args:
             codes: (m, categorical columns) int64.
             numbers: (m, 2 x numeric columns) float32.
+            title: (m, w) int64 words.
             given: (m, e) float32.
         """
         vectors = torch.zeros(len(codes), self.dim, device=codes.device)
@@ -134,6 +157,8 @@ class EntityTower(nn.Module):
             return vectors
         if self.categories is not None:
             vectors = vectors + self.categories(codes + self.offsets).sum(dim=1)
+        if self.words is not None:
+            vectors = vectors + self._some(self.words(title), self.title_dropout)
         if self.numeric is not None:
             vectors = vectors + self.numeric(numbers)
         if self.given is not None:

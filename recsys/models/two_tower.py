@@ -139,7 +139,7 @@ class TwoTower(VectorModel):
             content = network.targets.content(
                 *(
                     torch.from_numpy(values).to(self.device)
-                    for values in (encoded.codes, encoded.numbers, vectors)
+                    for values in (encoded.codes, encoded.numbers, encoded.words, vectors)
                 )
             )
             return network.finish(content).cpu().numpy()
@@ -192,10 +192,11 @@ class TwoTower(VectorModel):
         return TrainingInputs(
             params=params,
             seed=self.seed,
-            users=Side(user_encoder.encode(dataset.users.table, self.n_users), user_encoder.cardinalities),
-            targets=Side(
-                self._target_encoder.encode(targets, self.n_targets),
-                self._target_encoder.cardinalities,
+            users=Side.of(user_encoder, dataset.users.table, self.n_users),
+            targets=Side.of(
+                self._target_encoder,
+                targets,
+                self.n_targets,
                 given=None if self.given is None else self._checked_given(self.n_targets),
             ),
             timelines=timelines,

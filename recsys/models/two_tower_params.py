@@ -27,12 +27,15 @@ class TwoTowerParams(Params):
         user_id_dropout: share of training examples that do without it, so that an unknown user works.
         target_id_dropout: share of targets placed by content alone, so that a new one works. It applies only
             where there is content.
+        title_dropout: share of targets placed without the words of their titles: few titles are alike, and
+            together their words would stand in for an id.
         start: what the targets' ids begin from: drawn at random, or the directions in which those who turned
             to them differ most (`spectral`): fewer steps then come to better vectors of ids, and content, for
             which less is left to explain, learns less.
         user_features, target_features: columns of the users' and the targets' tables. `auto` takes the
-            contract's columns and every other text column of few values.
-        max_categories: the most values of a column that get a place of their own; rarer ones share one.
+            contract's columns, a title word by word, and every other text column of few values.
+        max_categories: the most values of a column that get a place of their own; rarer ones share one. Also
+            the most words of titles.
         normalise: whether vectors have length 1, so that a score is a cosine over the temperature.
         temperature: what scores are divided by in the loss; its start if `learn_temperature`.
         learn_temperature: whether the temperature is trained.
@@ -88,6 +91,7 @@ class TwoTowerParams(Params):
     user_id_embedding: Annotated[bool, OneOf(True, False)] = True
     user_id_dropout: Annotated[float, Within(0.1, 0.9)] = Field(default=0.5, ge=0, le=1)
     target_id_dropout: Annotated[float, Within(0.0, 0.5)] = Field(default=0.1, ge=0, le=1)
+    title_dropout: Annotated[float, Within(0.0, 0.7)] = Field(default=0.5, ge=0, lt=1)
     start: Annotated[Literal["random", "spectral"], OneOf("random", "spectral")] = "random"
     user_features: FeatureColumns = "auto"
     target_features: FeatureColumns = "auto"

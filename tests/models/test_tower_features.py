@@ -74,3 +74,19 @@ def test_columns_that_cannot_be_features_are_named() -> None:
     broken = pa.table({"price": [1.0, math.inf]})
     with pytest.raises(DataError, match=r"items\.price: row 1 is infinite"):
         TableEncoder.fit(broken, ("price",), kind="items", max_categories=9)
+
+
+def test_titles_are_words_that_some_share_and_not_most_the_rarest_first() -> None:
+    titles = ["red tea cup", "red cup", "blue cup lid", "blue tea", "blue red pot", None, *(["misc"] * 3)]
+    table = pa.table({"title": titles})
+    encoder = TableEncoder.fit(table, "auto", kind="items", max_categories=100)
+    # tea, lid and pot are on fewer than three titles; no word is on more than a third of the nine.
+    assert encoder.words == ("red", "misc", "cup", "blue")
+    encoded = encoder.encode(table, 9)
+    assert encoded.words[:7].tolist() == [[1, 3], [1, 3], [3, 4], [4, 0], [1, 4], [0, 0], [2, 0]]
+    assert encoded.some
+    assert encoder.encode(pa.table({"category": ["tea"]}), 1).words.tolist() == [[0]]
+
+
+def test_titles_without_a_shared_word_are_no_feature() -> None:
+    assert not TableEncoder.fit(ITEMS, ("title",), kind="items", max_categories=9).encode(ITEMS, 6).some

@@ -155,6 +155,22 @@ def test_a_new_item_is_placed_by_its_content(build_dataset: BuildDataset) -> Non
     np.testing.assert_allclose(again, model.target_vectors[new], atol=1e-6)
 
 
+def test_a_new_item_is_placed_by_the_words_of_its_title(build_dataset: BuildDataset) -> None:
+    n_items = N_BLOCKS * BLOCK + N_BLOCKS  # the last four were never touched
+    kinds = ("保溫水杯", "運動鞋", "summer dress", "lipstick")
+    title = [f"{n} {kinds[n % N_BLOCKS]} {n}" for n in range(n_items)]
+    dataset = build_dataset(_rows(1), n_users=N_USERS, n_items=n_items, items={"title": title})
+    model = TwoTower(SMALL.model_copy(update={"target_id_dropout": 0.5}), device="cpu").fit(dataset)
+    new = np.arange(n_items - N_BLOCKS, n_items)
+    scores = model.user_vectors @ model.target_vectors[new].T
+    assert (new[scores.argmax(axis=1)] % N_BLOCKS == np.arange(N_USERS) % N_BLOCKS).mean() > 0.9
+    # Among words that nobody trained on, a known one still says what it is.
+    served = model.encode_new_targets(pa.table({"title": ["全新運動鞋 limited", "unheard of", None]}))
+    in_order = model.user_vectors[: 4 * N_BLOCKS] @ served.T
+    assert (in_order[1::N_BLOCKS, 0] > in_order[0::N_BLOCKS, 0].max()).mean() > 0.9
+    np.testing.assert_array_equal(served[1], served[2])
+
+
 def test_categories_never_seen_say_nothing(build_dataset: BuildDataset) -> None:
     n_items = N_BLOCKS * BLOCK + N_BLOCKS
     category = [f"block {i % N_BLOCKS}" for i in range(n_items)]
