@@ -18,6 +18,7 @@ from recsys.models.history_models import CoVisitation, Repeat, SimilarItems
 from recsys.models.linear import EASE, GFCF, EASEParams, GFCFParams
 from recsys.models.linear_neighbours import EASEItems, EASEItemsParams, GFCFItems, GFCFItemsParams
 from recsys.models.popular import Popular
+from recsys.models.two_tower import TwoTower, TwoTowerParams
 from recsys.types import Behaviour, Target
 from tests.models.conftest import START_US, BuildDataset
 
@@ -37,6 +38,11 @@ MODELS: dict[str, Build] = {
     "gf-cf": lambda **kw: GFCF(GFCFParams(factors=4), **kw),
     "ease-items": lambda **kw: EASEItems(EASEItemsParams(ease=EASEParams(regularization=5.0)), **kw),
     "gf-cf-items": lambda **kw: GFCFItems(GFCFItemsParams(gf_cf=GFCFParams(factors=4)), **kw),
+    "two-tower": lambda **kw: TwoTower(
+        TwoTowerParams(dim=16, history_length=30, ahead="whole", steps=60, learning_rate=0.02),
+        device="cpu",
+        **kw,
+    ),
     "knn-tfidf": lambda **kw: ItemKNN(ItemKNNParams(similarity="tfidf"), **kw),
 }
 #: Popularity knows no taste, and what was not touched yet cannot be returned to.
