@@ -9,10 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.hot.features import FeatureTable
+from recsys.hot.forerunners import AGE_UNKNOWN_DAYS
 from recsys.hot.model import HotModel
 
 REASONS = 3
 Row = Mapping[str, float]
+#: A figure in words.
+Statement = Callable[[float], str]
 
 #: First pattern that a feature's name matches decides its concept.
 _CONCEPTS: tuple[tuple[str, str], ...] = (
@@ -63,7 +66,8 @@ def concept(feature: str) -> str:
 def explain(model: HotModel, features: FeatureTable, rows: npt.NDArray[np.intp]) -> list[str]:
     """Up to three reasons for each chosen row, strongest first, joined by "; ".
 
-    A concept's strength is the sum of its features' contributions to the log odds (TreeSHAP).
+    A concept's strength is the sum of its features' contributions to the log odds (TreeSHAP). Where several
+    figures could speak for it, the one that contributes most does, and none that pulls the other way.
     """
     if not len(rows):
         return []
@@ -78,11 +82,12 @@ def explain(model: HotModel, features: FeatureTable, rows: npt.NDArray[np.intp])
     texts = []
     for r in range(len(rows)):
         figures = dict(zip(features.names, values[r].tolist(), strict=True))
+        pushes = dict(zip(features.names, contributions[r].tolist(), strict=True))
         said: list[str] = []
         for where in np.argsort(-strength[r], kind="stable"):
             if strength[r, where] <= 0 or len(said) == REASONS:
                 break
-            text = say(names[where], figures)
+            text = say(names[where], figures, pushes)
             if text is not None:
                 said.append(text)
         texts.append("; ".join(said) if said else _level(figures))
@@ -99,24 +104,61 @@ def plain_reasons(features: FeatureTable, rows: npt.NDArray[np.intp]) -> list[st
     ]
 
 
-def say(name: str, row: Row) -> str | None:
-    """A concept in words, with the row's figures; None where the figures say nothing."""
-    if name in _NAMES:
-        return _signal(name, row)
+def say(name: str, row: Row, pushes: Row | None = None) -> str | None:
+    """A concept in words, with the row's figures; None where the figures say nothing.
+
+    Args:
+        name: of the concept.
+        row: the figures by feature.
+        pushes: what each contributes; None takes the first that there is.
+    """
+    if name in _SIGNALS:
+        return _strongest(_SIGNALS[name], row, pushes)
     speak = _SPEAKERS.get(name)
     return None if speak is None else speak(row)
 
 
-def _times(ratio: float) -> str:
+def _strongest(features: Mapping[str, Statement], row: Row, pushes: Row | None) -> str | None:
+    """The statement of the feature that contributes most, if it contributes at all."""
+    there = [name for name in features if np.isfinite(row.get(name, np.nan))]
+    if pushes is not None:
+        there = sorted((name for name in there if pushes[name] > 0), key=lambda name: -pushes[name])
+    return features[there[0]](row[there[0]]) if there else None
+
+
+def _statements(feature: str, what: str) -> dict[str, Statement]:
+    """What can be said of a channel's level and momentum, by feature; `demand_features.funnel` makes them."""
+    return {
+        f"{feature}_momentum_7_28": lambda ln: f"{what} last week {_times(np.exp(ln))}",
+        f"{feature}_momentum_3_14": lambda ln: (
+            f"{what} of three days {_times(np.exp(ln), 'their two weeks')}"
+        ),
+        f"{feature}_momentum_14_56": lambda ln: (
+            f"{what} of two weeks {_times(np.exp(ln), 'the six weeks before')}"
+        ),
+        f"{feature}_7d": lambda ln: f"last week {np.expm1(ln):.1f} {what} a window",
+        f"{feature}_28d": lambda ln: f"in four weeks {np.expm1(ln):.1f} {what} a window",
+    }
+
+
+def _rates(feature: str, what: str) -> dict[str, Statement]:
+    """What can be said of a channel's rates along the funnel."""
+
+    def statement(per: str, last: str) -> Statement:
+        return lambda ln: f"{what} per {per} {last} {_times(np.exp(ln), 'the weeks before')}"
+
+    return {
+        f"{feature}_per_{base}_{span}": statement(per, last)
+        for base, per in _PER.items()
+        for span, last in (("momentum", "last week"), ("momentum_14", "in two weeks"))
+    }
+
+
+def _times(ratio: float, before: str = "the four weeks before") -> str:
     if ratio >= 1.8:
-        return f"{ratio:.1f} times the four weeks before"
+        return f"{ratio:.1f} times {before}"
     change = round(100 * (ratio - 1))
-    return f"{change:+d} % on the four weeks before" if change else "level with the four weeks before"
-
-
-def _signal(name: str, row: Row) -> str | None:
-    ratio = np.exp(row.get(f"{name}_momentum_7_28", np.nan))
-    return None if np.isnan(ratio) else f"{_NAMES[name]} last week {_times(float(ratio))}"
+    return f"{change:+d} % on {before}" if change else f"level with {before}"
 
 
 def _momentum(row: Row) -> str | None:
@@ -145,7 +187,7 @@ def _past_breakouts(row: Row) -> str | None:
     times, since = row["breakouts"], row["days_since_breakout"]
     if not times or np.isnan(since):
         return None
-    return f"has broken out {times:.0f} times, last {_days_ago(since)}"
+    return f"has broken out {'once' if times == 1 else f'{times:.0f} times'}, last {_days_ago(since)}"
 
 
 def _price(row: Row) -> str | None:
@@ -158,8 +200,8 @@ def _price(row: Row) -> str | None:
 
 
 def _age(row: Row) -> str:
-    if row["age_days"] < 60:
-        return f"new: seen for {row['age_days']:.0f} days"
+    if row["age_days"] < min(60, row["history_days"] - AGE_UNKNOWN_DAYS):
+        return f"new: seen for {_counted(row['age_days'], 'day')}"
     return f"sold on {row['sale_days_28d']:.0f} of the last 28 days"
 
 
@@ -227,14 +269,6 @@ def _signals(row: Row) -> str | None:
     return f"carts, shares, comments and follows together {_times(ratio)}"
 
 
-def _first(*names: str, text: str, row: Row) -> str | None:
-    for name in names:
-        ratio = np.exp(row.get(name, np.nan))
-        if np.isfinite(ratio):
-            return f"{text} {_times(float(ratio))}"
-    return None
-
-
 _SPEAKERS: Mapping[str, Callable[[Row], str | None]] = {
     "momentum": _momentum,
     "level": _level,
@@ -253,17 +287,36 @@ _SPEAKERS: Mapping[str, Callable[[Row], str | None]] = {
     "signals": _signals,
     "forerunners": _forerunners,
     "last hours": _last_hours,
-    "on air": lambda row: _first(
-        "airtime_min_momentum_7_28",
-        "pitches_momentum_7_28",
-        "watch_s_momentum_7_28",
-        text="time on air last week",
-        row=row,
-    ),
-    "conversion": lambda row: _first("orders_per_views_momentum", text="orders per view last week", row=row),
 }
 
 
+#: How the base of a rate is called.
+_PER = {"impressions": "impression", "views": "view", "airtime_min": "minute on air", "orders": "order"}
+#: Concepts that are one channel or several: what can be said, by feature.
+_SIGNALS: Mapping[str, Mapping[str, Statement]] = {
+    **{
+        name: _statements(name, what) | _rates(name, what)
+        for name, what in _NAMES.items()
+        if name != "orders"
+    },
+    "conversion": _rates("orders", "orders"),
+    "on air": {
+        feature: statement
+        for name, what in {
+            "airtime_min": "minutes on air",
+            "pitches": "pitches",
+            "rooms": "rooms with it",
+            "streamers": "streamers with it",
+            "watch_s": "seconds watched",
+        }.items()
+        for feature, statement in _statements(name, what).items()
+    },
+}
+
+
+def _counted(number: float, what: str) -> str:
+    return f"{number:.0f} {what}{'' if round(number) == 1 else 's'}"
+
+
 def _days_ago(days: float) -> str:
-    whole = round(days)
-    return "1 day ago" if whole == 1 else f"{whole} days ago"
+    return f"{_counted(days, 'day')} ago"

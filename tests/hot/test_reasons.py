@@ -1,0 +1,51 @@
+"""Reasons in words: the figure that pushes speaks, and none that pulls."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from recsys.hot.reasons import say
+
+ROW = {
+    "views_momentum_7_28": np.log(0.26),
+    "views_momentum_3_14": np.log(2.0),
+    "views_7d": np.log1p(40.0),
+    "orders_per_views_momentum": np.log(0.5),
+}
+
+
+def test_the_figure_that_contributes_most_speaks_for_its_concept() -> None:
+    pushes = dict.fromkeys(ROW, 0.0)
+    assert say("views", ROW, pushes | {"views_7d": 0.2, "views_momentum_3_14": 0.1}) == (
+        "last week 40.0 views a window"
+    )
+    assert say("views", ROW, pushes | {"views_momentum_3_14": 0.1}) == (
+        "views of three days 2.0 times their two weeks"
+    )
+
+
+def test_a_figure_that_pulls_the_other_way_is_not_said() -> None:
+    pulls = dict.fromkeys(ROW, -0.1)
+    assert say("views", ROW, pulls) is None
+    assert say("conversion", ROW, pulls) is None
+    assert say("on air", ROW, pulls) is None
+
+
+@pytest.mark.parametrize(
+    ("age_days", "history_days", "text"),
+    [
+        (1.0, 80.0, "new: seen for 1 day"),
+        (50.0, 80.0, "new: seen for 50 days"),
+        (70.0, 80.0, "sold on 9 of the last 28 days"),
+        # Seen from the log's first days on: it may be of any age.
+        (50.0, 50.0, "sold on 9 of the last 28 days"),
+    ],
+)
+def test_only_what_was_seen_to_begin_is_new(age_days: float, history_days: float, text: str) -> None:
+    assert say("age", {"age_days": age_days, "history_days": history_days, "sale_days_28d": 9.0}) == text
+
+
+def test_once_is_not_one_times() -> None:
+    row = {"breakouts": 1.0, "days_since_breakout": 1.0}
+    assert say("past breakouts", row) == "has broken out once, last 1 day ago"
