@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -200,6 +201,7 @@ def _value(value: Value) -> str:
 
 def show_backtest(console: Console, report: BacktestReport) -> None:
     """Every ranking of hot items beside every other: means over the weekly origins, the model's first."""
+    _show_gaps(console, report.panel.gaps)
     metrics = dict.fromkeys(name for name in report.summary["metric"].to_pylist() if name in SHOWN_HOT)
     rows: dict[str, dict[str, Interval]] = {}
     for row in report.summary.to_pylist():
@@ -220,12 +222,16 @@ def show_backtest(console: Console, report: BacktestReport) -> None:
     )
 
 
+def _show_gaps(console: Console, gaps: Sequence[tuple[date, date]]) -> None:
+    for first, last in gaps:
+        console.print(f"the log has nothing from {first} to {last}: left out of all rates", style="yellow")
+
+
 def show_hot(
     console: Console, scores: HotScores, *, k: int = 10, name: Callable[[ExternalId], str] = str
 ) -> None:
     """The k best products, named by `name`, with grade, bounds and the first reason."""
-    for first, last in scores.gaps:
-        console.print(f"the log has nothing from {first} to {last}: left out of all rates", style="yellow")
+    _show_gaps(console, scores.gaps)
     table = grid(
         f"As of {scores.as_of}: base rate {scores.base_rate:.1%}, {scores.training_origins} past origins",
         "rank",

@@ -87,8 +87,7 @@ class HotModel:
         if positives < 10:
             raise ModelError(
                 f"the target came about {positives} times on {len(np.unique(training.samples.origin))} past"
-                " origins, and 10 are needed: use a longer log, or a less rare target (a larger share, fewer"
-                " least units)"
+                " origins, and 10 are needed: use a longer log, a longer horizon, or a less rare target"
             )
         self.feature_names = training.features.names
         self.base_rate = float(np.average(label, weights=weight))

@@ -32,9 +32,10 @@ if TYPE_CHECKING:
 
 DAY_US = 86_400_000_000
 
-#: A run of empty days counts as a gap in the log from this length, if this many events were to be expected.
+#: A run of empty days counts as a gap in the log from this length, if so many events were to be expected that
+#: chance would leave them out once in three million.
 GAP_MIN_DAYS = 4
-GAP_MIN_EVENTS = 40.0
+GAP_MIN_EVENTS = 15.0
 
 #: Channels of a panel; one that the log has nothing for is left out.
 PURCHASE_CHANNELS = (

@@ -11,6 +11,9 @@ from pydantic import Field
 from recsys.errors import ConfigError
 from recsys.types import Params
 
+#: Of a day of a horizon, at most.
+_DIGITS = 4
+
 
 class HotTarget(StrEnum):
     """Which event the potential is the probability of."""
@@ -54,8 +57,9 @@ class Horizon:
             ConfigError: not two whole numbers with 0 <= a <= b.
         """
         first, colon, last = text.partition(":")
-        if not (colon and first.strip().isdecimal() and last.strip().isdecimal()):
-            raise ConfigError(f"horizon {text!r}: write it as a:b in days, such as 7:15")
+        days = [part.strip() for part in (first, last)]
+        if not (colon and all(part.isdecimal() and len(part) <= _DIGITS for part in days)):
+            raise ConfigError(f"horizon {text[:40]!r}: write it as a:b in days, such as 7:15")
         if int(first) > int(last):
             raise ConfigError(f"horizon {text!r}: the first day must not come after the last")
         return cls(int(first), int(last))

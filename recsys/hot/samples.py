@@ -53,8 +53,10 @@ def training_origins(builder: TargetBuilder, params: HotParams) -> IntArray:
     """Past origins to learn from, ascending; the last one's horizon ends with the panel's last day.
 
     Raises:
-        ModelError: too few days; says how many more are needed.
+        ModelError: nothing was bought, or too few days; says how many more are needed.
     """
+    if not builder.panel.has("units"):
+        raise ModelError("the log has no purchases before the origin: what is hot is told by units bought")
     learner, last = params.learner, builder.last_origin()
     first = learner.min_history_days
     missing = first + learner.min_origins - 1 - last

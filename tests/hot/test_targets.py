@@ -157,7 +157,7 @@ def test_quantile_by_group_equals_numpy() -> None:
         np.testing.assert_allclose(found[groups == group], expected)
 
 
-@pytest.mark.parametrize("text", ["7", "7-15", "15:7", "a:b", "-1:3", ""])
+@pytest.mark.parametrize("text", ["7", "7-15", "15:7", "a:b", "-1:3", "", "7:" + "1" * 5_000])
 def test_a_horizon_that_cannot_be_read_says_how_to_write_it(text: str) -> None:
     with pytest.raises(ConfigError, match="horizon"):
         Horizon.parse(text)
