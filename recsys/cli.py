@@ -6,7 +6,7 @@ import sys
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.text import Text
@@ -368,9 +368,14 @@ def main(arguments: list[str] | None = None) -> Any:
     try:
         return app(arguments, standalone_mode=True)
     except RecsysError as error:
-        line = Text("recsys: ", style="bold red").append(str(error), style="not bold default")
-        errors.print(line, soft_wrap=True)
-        sys.exit(BAD_INPUT)
+        _refuse(str(error))
+    except MemoryError as error:  # numpy's says how much
+        _refuse(f"too little memory: {error}; lower the sizes in the configuration, or take a larger machine")
+
+
+def _refuse(why: str) -> NoReturn:
+    errors.print(Text("recsys: ", style="bold red").append(why, style="not bold default"), soft_wrap=True)
+    sys.exit(BAD_INPUT)
 
 
 if __name__ == "__main__":

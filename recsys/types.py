@@ -60,9 +60,9 @@ class Target(StrEnum):
 
 
 class Params(BaseModel):
-    """Base of every parameter set: frozen, and an unknown key is an error that names it."""
+    """Base of every parameter set: frozen; an unknown key or an infinite number is an error that names it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 @dataclass(frozen=True, slots=True)

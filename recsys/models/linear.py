@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from typing import Annotated, ClassVar
 
@@ -52,8 +53,8 @@ class EASEParams(Params):
         binary: whether a pair counts 1, however sure it is.
         regularization: lambda on the diagonal of the Gram matrix.
         most_targets: only so many targets take part, those that most users touched; None takes all.
-        memory_gb: refuse a catalogue whose fit may need more: 12 bytes a pair of touched targets, 4 in the
-            dense matrix and up to 8 in the sparse product before it.
+        memory_gb: refuse a catalogue whose fit may need more, or more than the machine has: 12 bytes a pair
+            of touched targets, 4 in the dense matrix and up to 8 in the sparse product before it.
     """
 
     weights: BehaviourWeights = BehaviourWeights()
@@ -84,14 +85,18 @@ class EASE(LinearModel):
         self.params = params or EASEParams()
 
     def refusal(self, dataset: Dataset) -> str | None:
-        """Refuses where `memory_gb` is too little."""
+        """Refuses where `memory_gb` is too little, or the machine."""
         n = len(_touched(self._interactions(dataset), self.params.most_targets))
         needed_gb = 12.0 * n * n / _GB
-        if needed_gb <= self.params.memory_gb:
+        if needed_gb > self.params.memory_gb:
+            short_of = f"memory_gb is {self.params.memory_gb:g}; raise it,"
+        elif needed_gb > _installed_gb():
+            short_of = f"the machine has {_installed_gb():.1f};"
+        else:
             return None
         return (
-            f"{n} targets need about {needed_gb:.1f} GB, memory_gb is {self.params.memory_gb:g}; "
-            "raise it, lower most_targets, or use gf_cf, which stays sparse"
+            f"{n} targets need about {needed_gb:.1f} GB, {short_of} lower most_targets, or use gf_cf, which"
+            " stays sparse"
         )
 
     def _interactions(self, dataset: Dataset) -> sparse.csr_matrix:
@@ -191,6 +196,10 @@ class GFCF(LinearModel):
             term *= np.float32(-self.params.sharpening / order)
             scores += term
         return scores
+
+
+def _installed_gb() -> float:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GB
 
 
 def _interactions(

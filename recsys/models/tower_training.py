@@ -121,6 +121,7 @@ class Trainer:
         self._state = _State()
         self._best: dict[str, Tensor] = {}
         self._pending: list[Tensor] = []
+        self._kept_step: int | None = None  # of the checkpoint in the folder
         self._optimisers = _optimisers(network, params)
         per_epoch = min(int(windows.n_examples.sum()), params.examples_per_epoch)
         whole = params.epochs * max(1, round(per_epoch / params.batch_size))
@@ -150,7 +151,7 @@ class Trainer:
         if self._best:
             self.network.load_state_dict(self._best)
         self.network.eval()
-        if self.team.leads and self.curve[-1].loss >= self.of_popularity:
+        if self.team.leads and self.curve[-1].loss >= self.of_popularity > 0:
             _log.warning(
                 "after %d steps the two-tower knows no more of users than popularity does: its loss is %.4f, "
                 "popularity's %.4f; train it longer (max_steps, epochs), or lower learning_rate=%g if the "
@@ -239,11 +240,7 @@ class Trainer:
         for place, value in enumerate(values):
             if not np.isfinite(value):
                 step = state.step - len(values) + place + 1
-                kept = f"; the checkpoint before it is kept in {self.path}" if self.path else ""
-                raise ModelError(
-                    f"training diverged: the loss of step {step} is {value} at learning_rate="
-                    f"{self.params.learning_rate}; lower it{kept}"
-                )
+                raise self._diverged(f"the loss of step {step} is {value}")
         self._pending.clear()
         state.loss_sum += sum(values)
         state.loss_steps += len(values)
@@ -255,6 +252,7 @@ class Trainer:
         state = self._state
         point = LearningPoint(state.step, state.loss_sum / state.loss_steps)
         state.loss_sum, state.loss_steps = 0.0, 0
+        self._check_weights()
         if self.validates:
             found = (0.0, 0.0) if self.validation is None else self.validation.measure(self.network)
             recall, ndcg = self.team.as_led(found)
@@ -273,13 +271,25 @@ class Trainer:
     def _save(self) -> None:
         if self.path is None:
             return
+        self._check_weights()
+        save_checkpoint(self.path, self._checkpoint())
+        self._kept_step = self._state.step
+
+    def _check_weights(self) -> None:
+        """A loss is of the weights before its step: the last step may have broken them."""
         for name, tensor in self.network.state_dict().items():
             if not torch.isfinite(tensor).all():
-                raise ModelError(
-                    f"training diverged: {name} is not finite after step {self._state.step} at learning_rate="
-                    f"{self.params.learning_rate}; lower it. The checkpoint before it is kept in {self.path}"
-                )
-        save_checkpoint(self.path, self._checkpoint())
+                raise self._diverged(f"{name} is not finite after step {self._state.step}")
+
+    def _diverged(self, how: str) -> ModelError:
+        kept = (
+            ""
+            if self._kept_step is None
+            else f"; the checkpoint of step {self._kept_step} is kept in {self.path}"
+        )
+        return ModelError(
+            f"training diverged: {how} at learning_rate={self.params.learning_rate}; lower it{kept}"
+        )
 
     def _checkpoint(self) -> Checkpoint:
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
@@ -304,6 +314,7 @@ class Trainer:
             )
             return
         self._restore(found)
+        self._kept_step = self._state.step
         _log.info("%s: going on from step %d", self.path, self._state.step)
 
     def _restore(self, found: Checkpoint) -> None:

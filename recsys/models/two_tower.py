@@ -149,10 +149,18 @@ class TwoTower(VectorModel):
         return query_tower_onnx(self.network, length=self.params.history_length)
 
     def _fit(self, dataset: Dataset, progress: Progress | None) -> None:
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(self.seed)
-            self._learn(dataset, progress)
-        self._encode_all(dataset)
+        try:
+            with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+                torch.manual_seed(self.seed)
+                self._learn(dataset, progress)
+            self._encode_all(dataset)
+        except (RuntimeError, MemoryError) as error:  # a training step names the batch that fits
+            if not _of_memory(error):
+                raise
+            raise ModelError(
+                f"{self.device} has too little memory for the towers of {self.n_users} users and"
+                f" {self.n_targets} targets at dim={self.params.dim}: lower it or history_length"
+            ) from error
 
     def _learn(self, dataset: Dataset, progress: Progress | None) -> None:
         validation, train = self._hold_out(dataset)
@@ -303,6 +311,11 @@ class TwoTower(VectorModel):
             self.user_vectors[users] = self.encode_histories(
                 histories.last(users, self.params.history_length), now_us=dataset.as_of_us, users=users
             )
+
+
+def _of_memory(error: RuntimeError | MemoryError) -> bool:
+    """Whether a device had too little: torch tells of a GPU by type, of the CPU by words alone."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
 
 
 def _ones(rows: IntArray, columns: IntArray, shape: tuple[int, int]) -> sparse.csr_matrix:

@@ -8,6 +8,7 @@ import pytest
 from recsys.data.behaviours import BehaviourWeights
 from recsys.data.dataset import Dataset
 from recsys.errors import ModelError
+from recsys.models import linear
 from recsys.models.linear import EASE, GFCF, EASEParams, GFCFParams
 from recsys.types import Behaviour, Target
 from tests.models.conftest import BuildDataset
@@ -56,6 +57,14 @@ def test_ease_with_confidences_uses_them(dataset: Dataset) -> None:
 def test_ease_refuses_what_does_not_fit_and_says_what_it_needs(dataset: Dataset) -> None:
     with pytest.raises(ModelError, match=r"18 targets need about 0\.0 GB, memory_gb is 1e-09"):
         EASE(EASEParams(memory_gb=1e-9)).fit(dataset)
+
+
+def test_ease_refuses_what_the_machine_has_no_memory_for(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "_installed_gb", lambda: 1e-9)
+    with pytest.raises(ModelError, match=r"18 targets need about 0\.0 GB, the machine has 0\.0; lower"):
+        EASE().fit(dataset)
 
 
 @pytest.mark.parametrize("most_pairs", [0.0, 1e9])

@@ -385,6 +385,51 @@ def test_a_learning_rate_that_is_far_too_high_diverges_by_name(blocks: Dataset, 
     assert all(torch.isfinite(tensor).all() for tensor in kept.tensors.values())
 
 
+def test_a_divergence_before_the_first_checkpoint_promises_none(blocks: Dataset, tmp_path: Path) -> None:
+    params = SMALL.model_copy(update={"learning_rate": 30.0, "warmup_steps": 0, "loss": "sampled"})
+    with pytest.raises(ModelError, match=r"learning_rate=30\.0; lower it$"):
+        TwoTower(params, device="cpu", checkpoint_dir=tmp_path).fit(blocks)
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+def test_weights_that_the_last_step_broke_are_not_returned(blocks: Dataset) -> None:
+    params = SMALL.model_copy(update={"learning_rate": 1e38, "warmup_steps": 0, "steps": 1})
+    with pytest.raises(ModelError, match=r"is not finite after step 1 at learning_rate=1e\+38; lower it$"):
+        TwoTower(params, device="cpu").fit(blocks)
+
+
+def test_an_infinite_learning_rate_is_no_rate() -> None:
+    with pytest.raises(ValueError, match="learning_rate"):
+        TwoTowerParams(learning_rate=math.inf)
+
+
+def test_a_single_target_is_no_failure_to_learn(
+    build_dataset: BuildDataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows: list[Row] = [(user, 0, BUY, day) for user in range(8) for day in (1.0, 9.0, 20.0, 28.0)]
+    TwoTower(SMALL, device="cpu").fit(build_dataset(rows, n_users=8, n_items=1))
+    assert "no more of users than popularity" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"),
+        MemoryError("Unable to allocate 3 GiB"),
+    ],
+)
+def test_too_little_memory_beside_the_training_is_named(
+    blocks: Dataset, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("recsys.models.two_tower.encode_targets", fail)
+    with pytest.raises(ModelError, match=r"cpu has too little memory for the towers .* at dim=16: lower it"):
+        TwoTower(SMALL, device="cpu").fit(blocks)
+
+
 def test_towers_that_learnt_nothing_say_so(blocks: Dataset, caplog: pytest.LogCaptureFixture) -> None:
     TwoTower(SMALL, device="cpu").fit(blocks)
     assert "no more of users than popularity" not in caplog.text
