@@ -14,7 +14,7 @@ from rich.text import Text
 from recsys.bench_commands import bench
 from recsys.errors import ConfigError, RecsysError
 from recsys.openmp import wait_passively
-from recsys.options import BundleDir, ConfigFile, DatasetDir, Out, Overrides
+from recsys.options import BundleDir, ConfigFiles, DatasetDir, Out, Overrides
 from recsys.serving_commands import deliver, serve
 from recsys.terminal import console, errors, progress, stages
 from recsys.tune_command import tune
@@ -141,7 +141,7 @@ def prepare(
 def train(
     dataset: DatasetDir,
     out: Out,
-    config: ConfigFile = None,
+    config: ConfigFiles = None,
     set_: Overrides = None,
     track: Annotated[bool, typer.Option(help="Record the run in MLflow.")] = True,
 ) -> None:
@@ -202,7 +202,7 @@ def evaluate(bundle: BundleDir, dataset: DatasetDir) -> None:
 @app.command()
 def promote(
     run: Annotated[str, typer.Argument(help="A run id, a version number, or `challenger`.", metavar="RUN")],
-    config: ConfigFile = None,
+    config: ConfigFiles = None,
     set_: Overrides = None,
 ) -> None:
     """Make a run's model the champion if it is better by more than chance; says why if not.

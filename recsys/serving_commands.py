@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from recsys.errors import RecsysError
-from recsys.options import ConfigFile, Overrides
+from recsys.options import ConfigFiles, Overrides
 from recsys.terminal import console, errors
 
 
@@ -26,7 +26,7 @@ def deliver(
             "--while-stdin-open", help="Stop when standard input closes, as it does with its process."
         ),
     ] = False,
-    config: ConfigFile = None,
+    config: ConfigFiles = None,
     set_: Overrides = None,
 ) -> None:
     """Bring the bundle that an MLflow alias names into a folder, for the processes that serve from it.

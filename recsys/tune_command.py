@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from recsys.options import ConfigFile, DatasetDir, Overrides
+from recsys.options import ConfigFiles, DatasetDir, Overrides
 from recsys.terminal import console, progress
 
 
@@ -15,7 +15,7 @@ def tune(
     dataset: DatasetDir,
     out: Annotated[Path, typer.Option("--out", help="Folder of the study; one that is there goes on.")],
     model: Annotated[str, typer.Option(help="A candidate model, by its key under `models`.")] = "als",
-    config: ConfigFile = None,
+    config: ConfigFiles = None,
     set_: Overrides = None,
     metric: Annotated[str, typer.Option(help="recall, ndcg, mrr or hit_rate with a length.")] = "ndcg@20",
     trials: Annotated[int, typer.Option(help="How many the study shall hold in all.", min=1)] = 30,

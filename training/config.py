@@ -221,21 +221,26 @@ class TrainingConfig(Params):
         return self
 
     @classmethod
-    def load(cls, path: Path | str | None = None, overrides: Sequence[str] = ()) -> Self:
-        """The configuration in a YAML file, with overrides on top.
+    def load(
+        cls, path: Path | str | Sequence[Path | str] | None = None, overrides: Sequence[str] = ()
+    ) -> Self:
+        """The configuration in a YAML file or several, with overrides on top.
 
         Args:
-            path: the file; None is the defaults alone.
+            path: the file, or files of which what a later one says lies on top; None is the defaults alone.
             overrides: `key.sub=value`, the value written as in YAML: `models.als.params.factors=64`.
 
         Raises:
             ConfigError: the file cannot be read, or a key or value is not valid; the message names the key,
                 the value and what is allowed.
         """
-        given = {} if path is None else _read_yaml(Path(path))
+        files = [path] if isinstance(path, (str, Path)) else path or []
+        given: dict[str, Any] = {}
+        for file in files:
+            given = _laid_over(given, _read_yaml(Path(file)))
         for override in overrides:
             given = _laid_over(given, _as_tree(override))
-        where = "configuration" if path is None else str(path)
+        where = " and ".join(map(str, files)) or "configuration"
         return cls._checked(given, where if not overrides else f"{where} with --set {' '.join(overrides)}")
 
     @classmethod

@@ -26,6 +26,17 @@ def test_default_file_says_what_the_code_says() -> None:
     assert TrainingConfig.load(CONFIGS / "default.yaml") == TrainingConfig()
 
 
+def test_a_later_file_lies_over_an_earlier_one(tmp_path: Path) -> None:
+    mine, tuned = tmp_path / "mine.yaml", tmp_path / "best.yaml"
+    mine.write_text("seed: 7\nmodels: {als: {params: {factors: 8, alpha: 3}}}\n")
+    tuned.write_text("models: {als: {params: {factors: 64}}}\n")
+    config = TrainingConfig.load([mine, tuned])
+    assert (config.seed, config.models.als.params.factors, config.models.als.params.alpha) == (7, 64, 3)
+    tuned.write_text("models: {als: {params: {factor: 64}}}\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml and .*best\.yaml: models\.als\.params\.factor"):
+        TrainingConfig.load([mine, tuned])
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_config_of_the_project_loads(path: Path) -> None:
     config = TrainingConfig.load(path)
