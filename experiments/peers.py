@@ -34,8 +34,8 @@ RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ALS by RecTools": ("rectools", ("--model=als", "--factors=512")),
     "ItemKNN by RecTools": ("rectools", ("--model=item_knn", "--neighbours=400")),
     "ItemKNN": ("recbole", ("--model=ItemKNN", "--neighbours=100")),
-    "BPR": ("recbole", ("--model=BPR", "--minutes=20")),
-    "LightGCN": ("recbole", ("--model=LightGCN", "--minutes=20")),
+    "BPR": ("recbole", ("--model=BPR", "--minutes=10")),
+    "LightGCN": ("recbole", ("--model=LightGCN", "--minutes=10")),
 }
 
 
