@@ -94,8 +94,8 @@ class EntityTower(nn.Module):
     def learn_ids_of(self, rows: Tensor) -> None:
         """Only these entities are trained: any other is placed by its content alone.
 
-        A category or a word that none of them has says nothing: left as it was drawn, it would move whoever
-        has it some way at random.
+        A category that none of them has says nothing: left as it was drawn, it would move whoever has it
+        some way at random. Words begin at nothing.
 
         Args:
             rows: (m,) int64 indices.
@@ -103,16 +103,10 @@ class EntityTower(nn.Module):
         self.id_known.zero_()
         self.id_known[rows] = 1.0
         if self.categories is not None:
-            self._keep_only(self.categories.weight, self.codes[rows] + self.offsets)
-        if self.words is not None:
-            self._keep_only(self.words.weight, self.title[rows])
-
-    @staticmethod
-    @torch.no_grad()
-    def _keep_only(table: Tensor, seen: Tensor) -> None:
-        unseen = torch.ones(len(table), dtype=torch.bool, device=table.device)
-        unseen[seen.flatten()] = False
-        table[unseen] = 0.0
+            unseen = torch.ones(len(self.categories.weight), dtype=torch.bool)
+            unseen[(self.codes[rows] + self.offsets).flatten().cpu()] = False
+            with torch.no_grad():
+                self.categories.weight[unseen.to(self.codes.device)] = 0.0
 
     @torch.no_grad()
     def start_from(self, vectors: Tensor) -> None:
