@@ -13,7 +13,7 @@ from recsys.bundle import open_bundle
 from recsys.data.dataset import Dataset
 from recsys.data.prepare import prepare
 from recsys.errors import DataError
-from recsys.hot.params import Horizon, HotParams, HotTarget
+from recsys.hot.params import HotParams
 from recsys.hot.score import HotScores, score_hot
 from recsys.product_sections import read_catalogue
 from recsys.room_sections import read_rooms
@@ -139,8 +139,7 @@ def score_hot_items(
     out: Path,
     *,
     as_of: date | None,
-    horizon: str | None,
-    target: str,
+    params: HotParams,
     progress: Progress | None = None,
 ) -> HotScores:
     """Write item_id, potential, rank, grade, lower, upper and reasons, and what else the score says.
@@ -149,27 +148,13 @@ def score_hot_items(
         dataset: folder of a Dataset.
         out: .parquet or .csv.
         as_of: rows before the start of this day are known; by default all whole days.
-        horizon: `first:last` days ahead, both included; None for the default.
-        target: breakout, newly_hot or hot.
+        params: the target, its horizon and the learner.
         progress: called as progress(done, total, text).
 
     Raises:
-        ConfigError: the horizon cannot be read.
         DataError, ModelError: there is too little log.
     """
     check_out(out)
-    params = hot_params(horizon, target)
     scores = score_hot(Dataset.load(dataset), as_of=as_of, params=params, progress=progress)
     write_table(scores.table.drop_columns(["item_idx"]), out)
     return scores
-
-
-def hot_params(horizon: str | None, target: str) -> HotParams:
-    """The defaults with a horizon `first:last` of days ahead, if given, and a target.
-
-    Raises:
-        ConfigError: the horizon cannot be read.
-    """
-    params = HotParams()
-    wanted = params.target if horizon is None else params.target.with_horizon(Horizon.parse(horizon))
-    return params.model_copy(update={"target": wanted.model_copy(update={"target": HotTarget(target)})})

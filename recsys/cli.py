@@ -6,7 +6,7 @@ import sys
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.text import Text
@@ -18,6 +18,10 @@ from recsys.options import BundleDir, ConfigFiles, DatasetDir, Out, Overrides
 from recsys.serving_commands import deliver, serve
 from recsys.terminal import console, errors, progress, stages
 from recsys.tune_command import tune
+
+if TYPE_CHECKING:
+    from recsys.hot.params import HotParams
+    from training.config import TrackingParams
 
 app = typer.Typer(
     name="recsys",
@@ -259,7 +263,11 @@ def hot(
     horizon: Annotated[
         str | None, typer.Option(help="Days ahead, first:last, both included; 7:15 if not given.")
     ] = None,
-    target: Annotated[TargetChoice, typer.Option(help="What to look for.")] = TargetChoice.BREAKOUT,
+    target: Annotated[
+        TargetChoice | None, typer.Option(help="What to look for; breakout if not given.")
+    ] = None,
+    config: ConfigFiles = None,
+    set_: Overrides = None,
     backtest: Annotated[
         bool,
         typer.Option(
@@ -271,18 +279,25 @@ def hot(
 ) -> None:
     """Each product's chance of becoming hot in the days ahead, with grade, bounds and reasons.
 
+    What hot means is set under hot.params.target: by units or by money, in the shop or in the category,
+    the top how many.
+
     Example: recsys hot dataset --as-of 2024-06-01 --horizon 7:15 --out hot.parquet
+
+    Example: recsys hot dataset --target hot --set hot.params.target.scope=category --out hot.parquet
     """
     from recsys.batch import score_hot_items
     from recsys.reports import show_hot
+    from training.config import TrainingConfig
 
+    settings = TrainingConfig.load(config, set_ or [])
+    params = settings.hot.params.asked(horizon=horizon, target=target)
     if backtest:
-        _backtest_hot(dataset, out, as_of=_day(as_of), horizon=horizon, target=target.value, track=track)
+        tracking = settings.tracking if track else None
+        _backtest_hot(dataset, out, as_of=_day(as_of), params=params, tracking=tracking)
         return
     with progress() as report:
-        scores = score_hot_items(
-            dataset, out, as_of=_day(as_of), horizon=horizon, target=target.value, progress=report
-        )
+        scores = score_hot_items(dataset, out, as_of=_day(as_of), params=params, progress=report)
     show_hot(console, scores)
     console.print(f"{scores.table.num_rows:,} products in {out}")
 
@@ -327,9 +342,8 @@ def demo(
 
 
 def _backtest_hot(
-    dataset: Path, out: Path, *, as_of: date | None, horizon: str | None, target: str, track: bool
+    dataset: Path, out: Path, *, as_of: date | None, params: HotParams, tracking: TrackingParams | None
 ) -> None:
-    from recsys.batch import hot_params
     from recsys.data.dataset import Dataset
     from recsys.reports import show_backtest
     from recsys.tables import check_out, write_table
@@ -337,8 +351,7 @@ def _backtest_hot(
     from training.tracking import Tracker
 
     check_out(out)
-    params = hot_params(horizon, target)
-    tracker = Tracker() if track else None
+    tracker = None if tracking is None else Tracker(tracking)
     with progress() as report:
         found = hot_backtest(Dataset.load(dataset), params, as_of=as_of, tracker=tracker, progress=report)
     write_table(found.summary, out)

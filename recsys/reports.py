@@ -38,7 +38,7 @@ SHOWN_ROOMS = {"ndcg@10": "NDCG@10", "recall@10": "recall@10", "mrr@10": "MRR@10
 SHOWN_HOT = {
     "average_precision": "avg. precision",
     "precision_at_50": "P@50",
-    "recall_top_2_percent": "found in top 2 %",
+    "recall_top_2_percent": "in top 2 %",
     "matched_lift_50": "lift",
     "median_lead_days": "lead days",
 }

@@ -17,6 +17,7 @@ from training.hot_plots import (
     hot_picks_figure,
     precision_by_week_figure,
     reliability_figure,
+    reliability_table,
 )
 from training.tracking import Run, Tracker
 
@@ -59,6 +60,7 @@ def _record(run: Run, dataset: Dataset, report: BacktestReport, horizon: Horizon
     run.log_metrics({f"hot_{row['metric']}": row["mean"] for row in mine if np.isfinite(row["mean"])})
     run.log_table("hot_backtest", report.summary.to_pandas())
     run.log_table("hot_by_origin", report.by_origin.to_pandas())
+    run.log_table("hot_reliability", reliability_table(report.reliability).to_pandas())
     run.log_figure("hot_reliability", reliability_figure(report.reliability))
     run.log_figure("hot_by_week", precision_by_week_figure(report.by_origin, f"precision_at_{PICKS}"))
     run.log_figure("hot_picks", hot_picks_figure(dataset, report, horizon))

@@ -57,6 +57,13 @@ def reliability_figure(reliability: pa.Table) -> Figure:
     return figure
 
 
+def reliability_table(reliability: pa.Table) -> pa.Table:
+    """The same as a table, with the bounds `lower` and `upper` of what was observed."""
+    observed, count = (reliability[name].to_numpy().astype(np.float64) for name in ("observed", "count"))
+    lower, upper = wilson(observed, count)
+    return reliability.append_column("lower", pa.array(lower)).append_column("upper", pa.array(upper))
+
+
 def hot_followed_figure(dataset: Dataset, scores: HotScores, *, k: int = 12) -> Figure:
     """What the k best of a list sold around its day, see `_followed`; the default horizon is shaded.
 

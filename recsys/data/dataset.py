@@ -113,7 +113,10 @@ class Entities:
 
     def known(self, before_us: int) -> Entities:
         """The entities known before that moment."""
-        n = int(np.searchsorted(self.known_at_us, before_us, side="left"))
+        return self.first(int(np.searchsorted(self.known_at_us, before_us, side="left")))
+
+    def first(self, n: int) -> Entities:
+        """The n that were known first."""
         return Entities(self.ids.prefix(n), self.table.slice(0, n), self.known_at_us[:n])
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys.data.dataset import Dataset
+from recsys.data.dataset import Dataset, Entities
 from recsys.errors import ModelError
 from recsys.evaluation.bootstrap import Interval, bootstrap
 from recsys.hot import judging
@@ -22,7 +22,7 @@ from recsys.hot.groups import category_codes, memberships
 from recsys.hot.model import HotModel, Prediction
 from recsys.hot.panel import Panel, build_panel
 from recsys.hot.params import HotParams, TargetParams
-from recsys.hot.samples import WISHED_ORIGINS, TrainingSet, open_samples, thinning_weight
+from recsys.hot.samples import WISHED_ORIGINS, TrainingSet, open_samples, samples_at, thinning_weight
 from recsys.hot.targets import Outcomes, TargetBuilder
 from recsys.hot.windows import Samples, log_ratio
 from recsys.types import BoolArray, FloatArray, IntArray, Progress
@@ -92,7 +92,8 @@ def backtest(
 
     Judged are items sold in the last `population_days` for which the target has not come about already. At
     every `refit_every`-th origin the model is fitted anew on origins whose horizon had ended by then.
-    Features come from one panel, whose cells never change after their day.
+    Features come from one panel, whose cells never change after their day, and from the catalogue as it was
+    known at the fit or, for what is asked, at its origin.
 
     Args:
         dataset: the log.
@@ -109,7 +110,6 @@ def backtest(
     params = params or HotParams()
     panel = build_panel(dataset, as_of=as_of, progress=progress)
     categories = category_codes(dataset.items)[: panel.n_items]
-    groups = {kind: matrix[: panel.n_items] for kind, matrix in memberships(dataset.items).items()}
     builder = TargetBuilder(panel, params.target, categories)
     judged_origins, learnt_origins = _origins(builder, params)
     # Judged by what was logged, from which the baselines learn too; the model, as in `score_hot`, from
@@ -123,7 +123,6 @@ def backtest(
     used = np.flatnonzero(judged | (kept > 0))
     samples, followed, taught = every.at(used), outcomes.at(used), lessons.at(used)
     judged, weight = judged[used], kept[used]
-    features = build_features(panel, params.target, samples, groups, progress=progress)
     lags = FeatureTable(*plain_lags(panel, samples))
 
     said: dict[str, list[Prediction]] = {MODEL: [], LAGS: []}
@@ -136,16 +135,17 @@ def backtest(
         rows = _learnable(samples, weight, int(block[0]), params)
         asked = np.flatnonzero(np.isin(samples.origin, block))
         answered = judged[asked]
-        for name, table, learnt in ((MODEL, features, taught), (LAGS, lags, followed)):
+        learnt, then = _features_then(dataset.items, panel, params, samples.at(rows), samples.at(asked))
+        of = {MODEL: (learnt, then, taught), LAGS: (lags.at(rows), lags.at(asked), followed)}
+        for name, (features, of_block, outcome) in of.items():
             training = TrainingSet(
                 samples=samples.at(rows),
-                features=FeatureTable(table.names, table.values[rows]),
-                outcomes=learnt.at(rows),
+                features=features,
+                outcomes=outcome.at(rows),
                 weight=weight[rows],
                 horizon_last_day=params.target.horizon_last_day,
             )
             model = HotModel(params.learner, params.calibration).fit(training)
-            of_block = FeatureTable(table.names, table.values[asked])
             stands_for = np.where(answered, np.float32(1), weight[asked])
             said[name].append(model.predict(of_block, samples.origin[asked], stands_for).at(answered))
     rows = np.flatnonzero(judged)
@@ -171,6 +171,36 @@ def backtest(
         judged=said_of,
         panel=panel,
         half_life_days=half_life,
+    )
+
+
+def _features_then(
+    catalogue: Entities, panel: Panel, params: HotParams, learnt: Samples, asked: Samples
+) -> tuple[FeatureTable, FeatureTable]:
+    """Features of what is learnt from, and of what is asked, by the catalogue as it was known then.
+
+    A product listed later has no part in the size of a group, nor in how rare a word is.
+
+    Args:
+        catalogue: all items.
+        panel: the daily facts.
+        params: for the horizon, and how many threads.
+        learnt: samples of origins before those asked; read by the catalogue of the first one asked.
+        asked: samples in the order of their origins.
+    """
+    starts = np.array([panel.start_us(int(origin)) for origin in np.unique(asked.origin)])
+    known = np.searchsorted(catalogue.known_at_us, starts)[np.unique(asked.origin, return_inverse=True)[1]]
+    tables = []
+    for number, n_known in enumerate(np.unique(known)):
+        part = asked.at(known == n_known)
+        groups = memberships(catalogue.first(int(n_known)), rows=panel.n_items)
+        read = Samples.joined(learnt, part) if number == 0 else part
+        tables.append(build_features(panel, params.target, read, groups, threads=params.learner.threads))
+    names, n_learnt = tables[0].names, len(learnt)
+    values = [table.named(names).values for table in tables]
+    return (
+        FeatureTable(names, values[0][:n_learnt]),
+        FeatureTable(names, np.concatenate([values[0][n_learnt:], *values[1:]])),
     )
 
 
@@ -257,6 +287,9 @@ def _judge(
     for origin in np.unique(samples.origin):
         at = np.flatnonzero(samples.origin == origin)
         y, u = label[at], units[at]
+        everybody = samples_at(panel, np.array([origin], np.int32), builder.params.population_days)
+        lead = np.full(panel.n_items, np.nan, dtype=np.float32)
+        lead[everybody.item_idx] = builder.lead_days(everybody)
         day = panel.date_of(int(origin))
 
         def note(ranking: str, metric: str, value: float, day: date = day) -> None:
@@ -270,7 +303,7 @@ def _judge(
             note(name, f"matched_lift_{k}", judging.matched_lift(u, s, before[at], k))
             note(name, f"lift_over_average_{k}", judging.lift_over_average(u, s, k))
             top = judging.best_first(s)[: max(1, round(TOP_SHARE * len(at)))]
-            leads = _lead_days(builder, samples.at(at[top[y[top]]]))
+            leads = lead[samples.item_idx[at[top[y[top]]]]]
             if sold_out is not None:
                 out = sold_out.total(samples.at(at[judging.best_first(s)[:k]]), *ahead)
                 note(name, f"sold_out_{k}", float((out > 0).mean()))
@@ -289,22 +322,6 @@ def _judge(
             float(np.abs(log_ratio(u, judged.prediction.expected_units[at], 1.0)).mean()),
         )
     return pa.Table.from_pylist(rows)
-
-
-def _lead_days(builder: TargetBuilder, samples: Samples) -> FloatArray:
-    """(m,) days from the origin until a window's units first reach `breakout_factor` times the usual.
-
-    The usual is the recent rate at the origin, at least one unit a window; items that never get there by the
-    end of the horizon are left out.
-    """
-    p, h = builder.params, builder.params.horizon.days
-    usual = np.maximum(builder.units.total(samples, -p.recent_days, 0) * (h / p.recent_days), 1.0)
-    first = np.full(len(samples), np.nan, dtype=np.float32)
-    for days in range(1, p.horizon_last_day + 2):
-        units = builder.units.total(samples, days - h, days)
-        reached = np.isnan(first) & (units >= p.breakout_factor * usual)
-        first[reached] = days - 1
-    return first[np.isfinite(first)]
 
 
 def _values(table: pa.Table, ranking: str, metric: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

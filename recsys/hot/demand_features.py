@@ -210,11 +210,11 @@ def breadth(panel: Panel, target: TargetParams, samples: Samples) -> Features:
 
 def price(panel: Panel, samples: Samples) -> Features:
     """What buyers paid a unit, against what they paid before; a price of zero or less says nothing."""
-    if not panel.has("amount"):
+    if not panel.has("unit_price"):
         return {}
-    amount, units = panel.rows("amount"), panel.rows("units")
-    valid = (amount > 0) & (units > 0)
-    paid = np.log(np.divide(amount, units, out=np.ones_like(amount), where=valid))
+    unit_price = panel.rows("unit_price")
+    valid = unit_price > 0
+    paid = np.log(unit_price, out=np.zeros_like(unit_price), where=valid)
     running, days = panel.running_of(paid), panel.running_of(valid)
 
     def mean(first: int, end: int) -> FloatArray:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 
 from recsys.hot import context_features as context
@@ -34,6 +35,21 @@ class FeatureTable:
     def column(self, name: str) -> FloatArray:
         """(R,) one feature."""
         return self.values[:, self.names.index(name)]
+
+    def at(self, rows: npt.NDArray[np.intp]) -> FeatureTable:
+        """Those of some samples."""
+        return FeatureTable(self.names, self.values[rows])
+
+    def named(self, names: tuple[str, ...]) -> FeatureTable:
+        """Those of the names, in their order; unknown where they are not there."""
+        if names == self.names:
+            return self
+        place = {name: column for column, name in enumerate(self.names)}
+        values = np.full((len(self.values), len(names)), np.nan, dtype=np.float32)
+        for column, name in enumerate(names):
+            if name in place:
+                values[:, column] = self.values[:, place[name]]
+        return FeatureTable(names, values)
 
 
 def build_features(

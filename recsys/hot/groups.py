@@ -19,8 +19,25 @@ MAX_COLUMNS = 2
 MAX_WORDS = 3_000
 
 
-def memberships(items: Entities) -> dict[str, sparse.csr_matrix]:
-    """Kind of group -> (n, groups) float32 CSR; each row sums to 1, or is empty where nothing is known."""
+def memberships(items: Entities, *, rows: int | None = None) -> dict[str, sparse.csr_matrix]:
+    """Kind of group -> (n, groups) float32 CSR; each row sums to 1, or is empty where nothing is known.
+
+    Args:
+        items: the catalogue.
+        rows: n; by default as many as there are items, and more are empty: of items not known yet.
+    """
+    found = _memberships(items)
+    if rows is None:
+        return found
+    return {
+        kind: sparse.vstack(
+            [matrix, sparse.csr_matrix((rows - len(items), matrix.shape[1]), dtype=matrix.dtype)], "csr"
+        )
+        for kind, matrix in found.items()
+    }
+
+
+def _memberships(items: Entities) -> dict[str, sparse.csr_matrix]:
     found: dict[str, sparse.csr_matrix] = {}
     category = _texts(items, "category")
     if category is not None:

@@ -41,6 +41,9 @@ GAP_MIN_EVENTS = 15.0
 PURCHASE_CHANNELS = (
     "units",  # units bought, lines above the item's 99.9th percentile capped to it
     "amount",  # money paid
+    "unit_price",  # money paid a unit, of the lines that say what was paid
+    "usual_units",  # units bought, of one buyer in a day no more than is usual (see `quantities`)
+    "usual_amount",  # money paid for those
     "orders",  # purchase lines
     "buyers",  # different buyers, by device or address where logged
     "new_buyers",  # buyers who had not bought the item before
@@ -65,6 +68,8 @@ ACTIVITY_CHANNELS = (
     "streamers",
 )
 AIRTIME_CHANNELS = ("airtime_min", "pitches")
+#: Begins the channels that are believed in place of those of the rest of the name.
+USUAL = "usual_"
 #: And "sold_out", 1 on days on which an item was out of stock: see `recsys.hot.stock`.
 
 
@@ -137,15 +142,17 @@ class Panel:
             **dict.fromkeys(COUNTED_BY_BUYER, self.trust.in_buyers(self.item_idx, self.day)),
             **dict.fromkeys(COUNTED_BY_LINE, self.trust.in_orders(self.item_idx, self.day)),
         }
-        counted = {
-            name: values * trust[name] if name in trust else values for name, values in self.channels.items()
-        }
+        believed = dict(self.channels)
+        for name, values in self.channels.items():
+            if name.startswith(USUAL):
+                believed[name.removeprefix(USUAL)] = values
+        believed |= {name: values * trust[name] for name, values in believed.items() if name in trust}
         hours = self.hours
         if hours is not None and "orders" in hours.channels:
-            believed = self.trust.in_orders(hours.item_idx, hours.hour // HOURS)
-            by_hour = {**hours.channels, "orders": hours.channels["orders"] * believed}
+            in_orders = self.trust.in_orders(hours.item_idx, hours.hour // HOURS)
+            by_hour = {**hours.channels, "orders": hours.channels["orders"] * in_orders}
             hours = replace(hours, channels=by_hour)
-        return replace(self, channels=counted, hours=hours)
+        return replace(self, channels=believed, hours=hours)
 
     def has(self, channel: str) -> bool:
         """Whether the log says anything about the channel."""
@@ -199,6 +206,10 @@ class Panel:
     def date_of(self, day: int) -> date:
         """The calendar day of a day number."""
         return self.first_day + timedelta(days=day)
+
+    def start_us(self, day: int) -> int:
+        """Microseconds from the epoch to the start of a day."""
+        return (self.first_day.toordinal() + day - date(1970, 1, 1).toordinal()) * DAY_US
 
     @property
     def gaps(self) -> list[tuple[date, date]]:

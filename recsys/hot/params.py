@@ -147,3 +147,14 @@ class HotParams(Params):
     learner: LearnerParams = LearnerParams()
     calibration: CalibrationParams = CalibrationParams()
     grades: GradeParams = GradeParams()
+
+    def asked(self, *, horizon: str | None = None, target: str | None = None) -> Self:
+        """The same with a horizon, written `first:last` in days ahead, and a target, where they are given.
+
+        Raises:
+            ConfigError: the horizon cannot be read.
+        """
+        wanted = self.target if horizon is None else self.target.with_horizon(Horizon.parse(horizon))
+        if target is not None:
+            wanted = wanted.model_copy(update={"target": HotTarget(target)})
+        return self.model_copy(update={"target": wanted})

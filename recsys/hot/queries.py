@@ -8,6 +8,7 @@ import ibis
 import pyarrow as pa
 
 from recsys.data.dataset import Dataset
+from recsys.hot.quantities import most_usual
 from recsys.types import Behaviour
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ DAY_US = DAY_S * 1_000_000
 REPEAT_DAYS = 28
 #: An account is new for so many days after its first event.
 NEWCOMER_DAYS = 7
-#: Lines above this quantile of the item's own lines are capped to it.
+#: Of `units`, by which it is judged what was hot: lines above this quantile of the item's are capped to it.
 CAP_QUANTILE = 0.999
 
 _KEYS = ("item_idx", "day", "hour")
@@ -44,10 +45,13 @@ _COUNTS = {
 def daily_purchases(dataset: Dataset) -> pa.Table:
     """item_idx, day (since the epoch) and the purchase channels.
 
-    `demand` damps the buyer who repeats, so that a few buyers cannot make an item: with n lines of one buyer
-    on one day, their mean units count 1 + ln(n) times, divided by one plus the number of days on which the
-    same buyer bought the item in the `REPEAT_DAYS` before. A buyer is a device where the log has one, else an
-    address, else a user.
+    `usual_units` and `usual_amount` are of what a buyer takes in a day no more than is usual: see
+    `recsys.hot.quantities`. `demand` damps the buyer who repeats, too, so that a few buyers cannot make an
+    item: with n lines of one buyer on one day, their mean usual units count 1 + ln(n) times, divided by one
+    plus the number of days on which the same buyer bought the item in the `REPEAT_DAYS` before. A buyer is a
+    device where the log has one, else an address, else a user.
+
+    `units` alone reads later lines, for its caps.
     """
     events = _with_day(dataset.relation("events")).filter(lambda t: t.item_idx.notnull())
     bought = events.filter(events.behaviour == Behaviour.PURCHASE.value)
@@ -84,6 +88,7 @@ def daily_purchases(dataset: Dataset) -> pa.Table:
         raw_units=lambda t: t.units.sum(),
         units=lambda t: ibis.least(t.units, t.cap).sum(),
         amount=lambda t: t.amount.sum(),
+        priced_units=lambda t: t.units.sum(where=t.amount.notnull()),
         newcomer_orders=lambda t: t.newcomer.sum(),
         unseen_orders=lambda t: t.unseen.sum(),
     )
@@ -91,16 +96,22 @@ def daily_purchases(dataset: Dataset) -> pa.Table:
         preceding=REPEAT_DAYS, following=0, group_by=["item_idx", "buyer"], order_by="day"
     )
     ever = ibis.cumulative_window(group_by=["item_idx", "buyer"], order_by="day")
-    buyer_days = buyer_days.mutate(
-        days_bought=lambda t: t.count().over(earlier), nth_day=lambda t: t.count().over(ever)
+    usual = most_usual(buyer_days.select("item_idx", "day", units=buyer_days.raw_units))
+    buyer_days = buyer_days.join(usual, ["item_idx", "day"]).mutate(
+        days_bought=lambda t: t.count().over(earlier),
+        nth_day=lambda t: t.count().over(ever),
+        usual=lambda t: ibis.least(t.raw_units, t.most.coalesce(t.raw_units)),
     )
     daily = buyer_days.group_by(["item_idx", "day"]).agg(
         units=lambda t: t.units.sum(),
         amount=lambda t: t.amount.sum(),
+        unit_price=lambda t: t.amount.sum() / t.priced_units.sum().nullif(0),
+        usual_units=lambda t: t.usual.sum(),
+        usual_amount=lambda t: (t.amount * (t.usual / t.raw_units.nullif(0)).coalesce(1.0)).sum(),
         orders=lambda t: t.orders.sum(),
         buyers=lambda t: t.count(),
         new_buyers=lambda t: (t.nth_day == 1).sum(),
-        demand=lambda t: (t.raw_units / t.orders * (1 + t.orders.ln()) / t.days_bought).sum(),
+        demand=lambda t: (t.usual / t.orders * (1 + t.orders.ln()) / t.days_bought).sum(),
         newcomer_orders=lambda t: t.newcomer_orders.sum(),
         unseen_orders=lambda t: t.unseen_orders.sum(),
         newcomer_buyers=lambda t: (t.newcomer_orders / t.orders).sum(),

@@ -42,7 +42,7 @@ class TrainingSet:
         """Some of the samples."""
         return TrainingSet(
             samples=self.samples.at(rows),
-            features=FeatureTable(self.features.names, self.features.values[rows]),
+            features=self.features.at(rows),
             outcomes=self.outcomes.at(rows),
             weight=self.weight[rows],
             horizon_last_day=self.horizon_last_day,
@@ -116,11 +116,13 @@ def build_training_set(
     weight = thinning_weight(outcomes.label, params.learner.max_rows, params.learner.seed)
     kept = np.flatnonzero(weight)
     samples = every.at(kept)
-    both = Samples(
-        np.concatenate([samples.item_idx, asked.item_idx]), np.concatenate([samples.origin, asked.origin])
-    )
     features = build_features(
-        panel, params.target, both, memberships, threads=params.learner.threads, progress=progress
+        panel,
+        params.target,
+        Samples.joined(samples, asked),
+        memberships,
+        threads=params.learner.threads,
+        progress=progress,
     )
     training = TrainingSet(
         samples=samples,

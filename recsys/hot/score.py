@@ -8,12 +8,13 @@ from datetime import date
 import numpy as np
 import pyarrow as pa
 
-from recsys.data.dataset import Dataset
+from recsys.data.dataset import Dataset, Entities
 from recsys.hot.calibration import Floats
+from recsys.hot.cautions import cautions
 from recsys.hot.features import FeatureTable
 from recsys.hot.groups import category_codes, memberships
 from recsys.hot.model import HotModel, Prediction
-from recsys.hot.panel import DAY_US, Panel, build_panel
+from recsys.hot.panel import Panel, build_panel
 from recsys.hot.params import GradeParams, HotParams
 from recsys.hot.reasons import explain, plain_reasons
 from recsys.hot.samples import build_training_set, samples_at
@@ -46,9 +47,10 @@ class HotScores:
     Attributes:
         table: one row an item, best first: item_idx int32, item_id in the log's type, potential, lower and
             upper (probabilities, float64), rank int32 from 1, grade (S, A, B, C), expected_units float64 over
-            the horizon, reasons (up to three, joined by "; "), flags (what is doubtful about the last week's
-            orders, empty for nothing), potential_a_week_ago float64: the same model on what was known seven
-            days earlier, null where the item had not been seen then.
+            the horizon, reasons (up to three, joined by "; "), flags (what is doubtful of the last week's
+            orders and prices, and a stock that does not last; empty for nothing), potential_a_week_ago
+            float64: the same model on what was known seven days earlier, null where the item had not been
+            seen then.
         as_of: everything before the start of this day, UTC, was known.
         base_rate: share of past samples in which the target came about.
         gaps: first and last days missing from the log; they are left out of all rates, not read as no sales.
@@ -86,7 +88,7 @@ def score_hot(
     """
     params = params or HotParams()
     panel = build_panel(dataset, as_of=as_of, progress=progress)
-    known = dataset.items.known(_as_of_us(panel))
+    known = dataset.items.known(panel.start_us(panel.n_days))
     groups = memberships(known)
     # By what is believed: a faked rise is nothing to learn from, nor does it take a product off the list.
     builder = TargetBuilder(panel.believed, params.target, category_codes(known))
@@ -98,13 +100,13 @@ def score_hot(
 
     is_now = asked.origin == panel.n_days
     now, before = asked.at(is_now), asked.at(~is_now)
-    features, past = (FeatureTable(features.names, features.values[rows]) for rows in (is_now, ~is_now))
+    features, past = (features.at(np.flatnonzero(rows)) for rows in (is_now, ~is_now))
     already, already_then = builder.already(now), builder.already(before)
     earlier = model.predict(past, before.origin, (~already_then).astype(np.float32)).potential
     earlier = np.where(already_then, 0.0, earlier)
     prediction = model.predict(features, now.origin, (~already).astype(np.float32))
     table = _table(
-        dataset,
+        known,
         model,
         params,
         now,
@@ -138,12 +140,8 @@ def grades(potential: Floats, base_rate: float, cut: GradeParams) -> list[str]:
     return chosen
 
 
-def _as_of_us(panel: Panel) -> int:
-    return (panel.date_of(panel.n_days).toordinal() - date(1970, 1, 1).toordinal()) * DAY_US
-
-
 def _table(
-    dataset: Dataset,
+    known: Entities,
     model: HotModel,
     params: HotParams,
     now: Samples,
@@ -176,12 +174,12 @@ def _table(
     potentials = column(potential, min(least, model.base_rate))
     earlier = np.full(n_items, np.nan)
     earlier[week_ago[0]] = week_ago[1]
-    flags = panel.trust.flags(items)
+    flags = cautions(panel.trust, known, active, features, prediction.expected_units)
     final = np.lexsort((np.arange(len(items)), -potentials))
     table = pa.table(
         {
             "item_idx": pa.array(items, pa.int32()),
-            "item_id": dataset.items.ids.external(items),
+            "item_id": known.ids.external(items),
             "potential": potentials,
             "rank": pa.array(np.zeros(len(items), np.int32)),
             "grade": pa.array(grades(potentials, model.base_rate, params.grades)),
@@ -189,7 +187,7 @@ def _table(
             "upper": column(np.where(already, 0.0, prediction.upper), max(least, model.base_rate)),
             "expected_units": column(prediction.expected_units, 0.0),
             "reasons": pa.array([*(reasons[row] for row in order), *([silence] * len(quiet))]),
-            "flags": pa.array(flags),
+            "flags": pa.array(flags).take(pa.array(items)),
             "potential_a_week_ago": pa.array(earlier[items], from_pandas=True),
         }
     ).take(pa.array(final))

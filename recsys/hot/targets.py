@@ -79,7 +79,7 @@ class TargetBuilder:
         reach = np.zeros(len(samples), dtype=np.float64)
         for origin in np.unique(samples.origin):
             rows = np.flatnonzero(samples.origin == origin)
-            reach[rows] = self._reach(samples.at(rows))
+            reach[rows] = self._reach(samples.at(rows), horizon.first, horizon.last + 1)
         label = (reach >= 1) & ~self.already(samples)
         units = self.units.total(samples, horizon.first, horizon.last + 1)
         return Outcomes(label, units, reach.astype(np.float32))
@@ -95,9 +95,23 @@ class TargetBuilder:
             already[rows] = self._already(samples.at(rows))
         return already
 
-    def _reach(self, samples: Samples) -> Floats:
-        p, horizon = self.params, self.params.horizon
-        first, end = horizon.first, horizon.last + 1
+    def lead_days(self, samples: Samples) -> FloatArray:
+        """(R,) float32 days until the target comes about: until the last day of the first window that has it.
+
+        Windows have the horizon's length, and the first of them ends with the origin's own day, which is day
+        0. NaN where none has it by the end of the horizon. Every origin's population is whole.
+        """
+        lead = np.full(len(samples), np.nan, dtype=np.float32)
+        for day in range(self.params.horizon_last_day, -1, -1):
+            for origin in np.unique(samples.origin):
+                rows = np.flatnonzero(samples.origin == origin)
+                end = day + 1
+                reached = self._reach(samples.at(rows), end - self.params.horizon.days, end) >= 1
+                lead[rows[reached]] = day
+        return lead
+
+    def _reach(self, samples: Samples, first: int, end: int) -> Floats:
+        p = self.params
         if p.target is HotTarget.BREAKOUT:
             return self._breaks_out(samples, first, end, recent_end=0)
         return self._to_top(samples, first, end, share=p.hot_share, least=p.hot_min_units)

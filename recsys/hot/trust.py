@@ -13,7 +13,9 @@ Trust in an item's buyers is the same of its buyers a day: one who orders a hund
 what is counted by buyer would be damped twice by his orders. What is counted by order is trusted no further
 than the demand, which damps a buyer's repeats, bears it out:
 
-    trust in orders <= MOST_REPEATS (demand + PRIOR) / (units + PRIOR)
+    trust in orders <= MOST_REPEATS (demand + PRIOR) / (usual units + PRIOR)
+
+What one buyer takes in a day is doubted before that: see `recsys.hot.quantities`.
 """
 
 from __future__ import annotations
@@ -43,10 +45,12 @@ DOUBTFUL = {
 #: Channels of a panel by the trust with which they are read.
 COUNTED_BY_BUYER = ("demand", "buyers", "new_buyers")
 COUNTED_BY_LINE = ("units", "amount", "orders")
-#: Units over demand, in the window, from which the buyers are too few.
+#: Usual units over demand, in the window, from which the buyers are too few.
 MOST_REPEATS = 3.0
 #: An item with less trust in its orders, and at least so many in the window, is flagged.
 FLAG_TRUST, FLAG_ORDERS = 0.75, 10.0
+#: And one of whose units at least so many, and more than `1 - FLAG_TRUST` of all, are beyond what is usual.
+FLAG_UNITS = 10.0
 
 Channels = Mapping[str, FloatArray]
 Floats = npt.NDArray[np.float64]
@@ -57,7 +61,8 @@ class Trust:
 
     Args:
         item_idx, day: (R,) int32, sorted by item, then day.
-        channels: name -> (R,), of which orders, buyers, the doubtful ones of both, units and demand are read.
+        channels: name -> (R,), of which orders, buyers, the doubtful ones of both, units, usual units and
+            demand are read.
         n_days: days of the panel.
     """
 
@@ -66,7 +71,13 @@ class Trust:
         self._day = day
         self._windows = RowWindows(item_idx, day, n_days)
         counted = ("orders", "buyers")
-        read = (*counted, "units", "demand", *(f"{way}_{each}" for way in DOUBTFUL for each in counted))
+        read = (
+            *counted,
+            "units",
+            "usual_units",
+            "demand",
+            *(f"{way}_{each}" for way in DOUBTFUL for each in counted),
+        )
         self._channels = {name: channels[name] for name in read if name in channels}
 
     def in_buyers(self, item_idx: IntArray, day: IntArray) -> FloatArray:
@@ -75,8 +86,8 @@ class Trust:
 
     def in_orders(self, item_idx: IntArray, day: IntArray) -> FloatArray:
         """(m,) float32 trust in the orders of items as of the end of days."""
-        units, demand = (self._window(name, item_idx, day) for name in ("units", "demand"))
-        borne_out = MOST_REPEATS * (demand + PRIOR) / (units + PRIOR)
+        usual, demand = (self._window(name, item_idx, day) for name in ("usual_units", "demand"))
+        borne_out = MOST_REPEATS * (demand + PRIOR) / (usual + PRIOR)
         return np.minimum(self._least("orders", item_idx, day), borne_out).astype(np.float32)
 
     def _least(self, counted: str, item_idx: IntArray, day: IntArray) -> Floats:
@@ -97,7 +108,9 @@ class Trust:
     def flags(self, item_idx: IntArray) -> list[str]:
         """What is doubtful about each item's orders of the last week, in words; empty for nothing."""
         day = np.full(len(item_idx), self._n_days - 1, dtype=np.int32)
-        orders, units, demand = (self._window(name, item_idx, day) for name in ("orders", "units", "demand"))
+        orders, units, usual_units, demand = (
+            self._window(name, item_idx, day) for name in ("orders", "units", "usual_units", "demand")
+        )
         said: list[list[str]] = [[] for _ in item_idx]
         for way, words in DOUBTFUL.items():
             suspect = (self._by(way, "orders", item_idx, day) < FLAG_TRUST) & (orders >= FLAG_ORDERS)
@@ -105,10 +118,17 @@ class Trust:
             usual = float(self._usual[way, "orders"][-1])
             for row in np.flatnonzero(suspect):
                 said[row].append(f"{share[row]:.0%} of last week's orders {words} (in the shop {usual:.0%})")
-        few = (units >= MOST_REPEATS * np.maximum(demand, 1.0)) & (orders >= FLAG_ORDERS)
+        few = (usual_units >= MOST_REPEATS * np.maximum(demand, 1.0)) & (orders >= FLAG_ORDERS)
         for row in np.flatnonzero(few):
             said[row].append(
-                f"last week's {units[row]:.0f} units are of buyers who repeat and count as {demand[row]:.0f}"
+                f"last week's {usual_units[row]:,.0f} units are of buyers who repeat and count as"
+                f" {demand[row]:,.0f}"
+            )
+        many = (usual_units < FLAG_TRUST * units) & (units - usual_units >= FLAG_UNITS)
+        for row in np.flatnonzero(many):
+            said[row].append(
+                f"last week's {units[row]:,.0f} units count as {usual_units[row]:,.0f}: a buyer took far more"
+                " in a day than is usual"
             )
         return ["; ".join(words) for words in said]
 

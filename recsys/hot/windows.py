@@ -31,6 +31,13 @@ class Samples:
         """The samples of a mask or an index array."""
         return Samples(self.item_idx[rows], self.origin[rows])
 
+    @classmethod
+    def joined(cls, *parts: Samples) -> Samples:
+        """The samples of all parts, one after the other."""
+        return cls(
+            np.concatenate([part.item_idx for part in parts]), np.concatenate([part.origin for part in parts])
+        )
+
 
 class WindowSums(ABC):
     """Sums and rates over windows of days of n rows over D days; gaps in the log are left out of rates.

@@ -206,6 +206,17 @@ def test_hot_writes_the_contract(work, tmp_path):
     assert (np.diff(table.potential) <= 1e-12).all()
 
 
+def test_hot_takes_a_configuration_of_what_hot_means(work, tmp_path):
+    config = tmp_path / "hot.yaml"
+    config.write_text("hot: {params: {target: {target: hot, measure: amount}, learner: {rounds: 20}}}")
+    asked = "hot", work / "dataset", "--config", config, "--out"
+    assert run(*asked, tmp_path / "amount.csv") == 0
+    assert run(*asked, tmp_path / "units.csv", "--set", "hot.params.target.measure=units") == 0
+    by_amount, by_units = (pd.read_csv(tmp_path / name) for name in ("amount.csv", "units.csv"))
+    assert by_amount.item_id.tolist() != by_units.item_id.tolist()
+    assert run(*asked, tmp_path / "h.csv", "--set", "hot.params.target.measure=weight") == BAD_INPUT
+
+
 def test_evaluate_prints_every_model(work, capsys):
     assert run("evaluate", work / "bundle", work / "dataset") == 0
     printed = capsys.readouterr().out

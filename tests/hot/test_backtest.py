@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from recsys.data.dataset import Dataset
@@ -16,7 +17,7 @@ from recsys.hot.baselines import rankings
 from recsys.hot.panel import build_panel
 from recsys.hot.params import TargetParams
 from recsys.hot.windows import Samples
-from tests.hot.conftest import SMALL, START, prepared, shop_events
+from tests.hot.conftest import N_ITEMS, SMALL, START, prepared, shop_events
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,31 @@ def test_what_happened_after_an_origin_does_not_change_what_was_said_at_it(
         return np.sort(found.judged.prediction.score[at_first])
 
     np.testing.assert_allclose(said(report), said(other), rtol=1e-6)
+
+
+def test_what_is_listed_or_ordered_in_bulk_later_does_not_change_what_was_said(tmp_path: Path) -> None:
+    events = shop_events()
+    day = (events.timestamp - START).dt.days
+    items = pd.DataFrame({"item_id": np.arange(N_ITEMS), "listed_at": START})
+    items["category"] = [f"c{item % 7}" for item in items.item_id]
+    items["title"] = [f"w{item % 5} v{item % 11}" for item in items.item_id]
+    found = backtest(prepared(tmp_path / "known", events, items=items), params=SMALL, k=10)
+    first = int(found.judged.samples.origin.min())
+    late = pd.DataFrame({"item_id": 1_000 + np.arange(90), "listed_at": START + pd.Timedelta(days=first + 1)})
+    late = late.assign(category="c1", title="w1 v1 u1")
+    more = events[day >= first].assign(item_id=lambda t: 1_000 + t.item_id % 90)
+    bulk = events[(day >= first) & (events.event == "purchase")].assign(quantity=500.0)
+    other = backtest(
+        prepared(tmp_path / "more", pd.concat([events, more, bulk]), items=pd.concat([items, late])),
+        params=SMALL,
+        k=10,
+    )
+
+    def said(report: BacktestReport) -> np.ndarray:
+        at_first = report.judged.samples.origin == first
+        return np.sort(report.judged.prediction.score[at_first])
+
+    np.testing.assert_allclose(said(found), said(other), rtol=1e-6)
 
 
 def test_rules_by_hand(shop: Dataset) -> None:

@@ -103,6 +103,70 @@ def test_fake_orders_move_items_of_the_middle_few_ranks_up(
     assert (was - now).max() <= 0.05 * N_ITEMS
 
 
+def test_orders_without_a_look_are_damped_where_others_look(tmp_path: Path) -> None:
+    known = known_events()
+    bought = known[known.event == "purchase"]
+    # Here who buys has looked an hour before.
+    looks = bought.assign(event="view", timestamp=bought.timestamp - pd.Timedelta(hours=1), quantity=np.nan)
+    victims = list(range(100, 108))
+    rows = orders("honest", round(0.05 * len(bought)), victims)
+    fake = rows[rows.event == "purchase"]
+    gained, flags = {}, {}
+    for name, added in {"none": rows[:0], "honest": rows, "no look": fake}.items():
+        looked = added if name == "honest" else added.assign(user_id=lambda t: t.user_id + N_USERS)
+        # Accounts of their own, old by now, that have looked at other products alone.
+        old = looked.drop_duplicates("user_id").assign(
+            event="view", item_id=3, quantity=np.nan, timestamp=START + pd.Timedelta(days=1)
+        )
+        dataset = prepared(tmp_path / name, pd.concat([known, looks, old, looked]))
+        panel = build_panel(dataset, as_of=AS_OF)
+        index = dataset.items.ids.index(pd.array(victims, dtype="int64").to_numpy())
+        gained[name] = panel.believed.dense("units")[index, -5:].sum()
+        flags[name] = panel.trust.flags(index)
+    honest, doubted = (gained[name] - gained["none"] for name in ("honest", "no look"))
+    assert doubted < 0.5 * honest
+    assert all("without a look at the item before" in words for words in flags["no look"])
+    assert not any(flags["honest"])
+
+
+def one_order(known: pd.DataFrame, items: list[int], quantity: float) -> pd.DataFrame:
+    """The log with one order of each item, by a buyer of the shop who had looked at it a day before."""
+    at = START + pd.Timedelta(days=ORIGIN - 3)
+    old = known.groupby("user_id").timestamp.min().sort_values().index[0]
+    order = {"user_id": old, "event": "purchase", "timestamp": at, "quantity": quantity}
+    look = {"user_id": old, "event": "view", "timestamp": at - pd.Timedelta(days=1)}
+    rows = [row | {"item_id": item, "amount": 5.0 + item} for item in items for row in (order, look)]
+    return pd.concat([known, pd.DataFrame(rows)])
+
+
+@pytest.mark.parametrize("quantity", [30.0, 1e9])
+def test_one_order_does_not_take_the_best_off_the_list(
+    before: HotScores, tmp_path: Path, quantity: float
+) -> None:
+    best = open_items(before, range(1, 6))
+    after = score_hot(
+        prepared(tmp_path, one_order(known_events(), best, quantity)), as_of=AS_OF, params=SMALL
+    )
+    table = after.table.to_pandas().set_index("item_id")
+    assert (table.potential[best] > 0).all()
+    assert (table["rank"][best] <= 0.2 * N_ITEMS).all()
+    assert table["flags"][best].str.contains("a buyer took far more in a day than is usual").all()
+    assert (table["flags"].drop(best) == "").all()
+
+
+@pytest.mark.parametrize("quantity", [30.0, 1e9])
+def test_one_order_lifts_nothing_to_the_top(before: HotScores, tmp_path: Path, quantity: float) -> None:
+    weak = open_items(before, range(61, N_ITEMS))[:5]
+    after = score_hot(
+        prepared(tmp_path, one_order(known_events(), weak, quantity)), as_of=AS_OF, params=SMALL
+    )
+    was, now = (scores.table.to_pandas().set_index("item_id").loc[weak] for scores in (before, after))
+    assert (now["rank"] > 20).all()
+    assert (now.expected_units <= 2 * was.expected_units.max()).all()
+    # Not said where it is a small part of what the item sells in a week.
+    assert (now["flags"] != "").mean() >= 0.8
+
+
 def trust_of(orders: list[float], doubtful: list[float], others: float = 0.0) -> float:
     """Trust in item 0 on the last of some days; item 1 has 100 orders a day, some of them doubtful."""
     days = len(orders)
@@ -112,7 +176,7 @@ def trust_of(orders: list[float], doubtful: list[float], others: float = 0.0) ->
         "orders": np.r_[orders, np.full(days, 100.0)].astype(np.float32),
         "newcomer_orders": np.r_[doubtful, np.full(days, others)].astype(np.float32),
     }
-    channels["units"] = channels["demand"] = channels["orders"]
+    channels["usual_units"] = channels["demand"] = channels["orders"]
     return float(Trust(item, day, channels, days).in_orders(np.array([0], np.int32), day[days - 1 : days])[0])
 
 
@@ -142,7 +206,7 @@ def test_who_orders_often_is_one_buyer_to_doubt() -> None:
             "newcomer_orders": 20,
             "buyers": 21,
             "newcomer_buyers": 1,
-            "units": 40,
+            "usual_units": 40,
             "demand": 24,
         }.items()
     }
@@ -160,7 +224,7 @@ def test_who_orders_often_is_one_buyer_to_doubt() -> None:
 def test_orders_are_trusted_as_far_as_the_demand_bears_them_out() -> None:
     channels = {
         name: np.array([value], np.float32)
-        for name, value in {"orders": 100, "buyers": 2, "units": 100, "demand": 10}.items()
+        for name, value in {"orders": 100, "buyers": 2, "usual_units": 100, "demand": 10}.items()
     }
     day = np.zeros(1, np.int32)
     assert Trust(day, day, channels, 1).in_orders(day, day) == pytest.approx(3 * 15 / 105, rel=1e-6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import duckdb
 import numpy as np
+import pandas as pd
 import pytest
 
 from recsys.data.dataset import Dataset
@@ -11,10 +12,27 @@ from recsys.hot.features import build_features
 from recsys.hot.panel import build_panel
 from recsys.hot.params import TargetParams
 from recsys.hot.windows import Samples
-from tests.hot.conftest import N_ITEMS
+from tests.hot.conftest import N_ITEMS, START, prepared, shop_events
 
 H = 9  # days of the horizon 7:15
 ORIGINS = (40, 83)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The small shop with orders of 20 and more, where 1 to 3 are usual."""
+    events, rng = shop_events(), np.random.default_rng(7)
+    odd = pd.DataFrame(
+        {
+            "user_id": rng.integers(0, 200, 60),
+            "event": "purchase",
+            "timestamp": START + pd.to_timedelta(rng.uniform(0, 100 * 86_400, 60), unit="s"),
+            "item_id": rng.integers(0, N_ITEMS, 60),
+            "quantity": rng.integers(20, 60, 60).astype(float),
+        }
+    )
+    odd["amount"] = odd.quantity * (5.0 + odd.item_id)
+    return prepared(tmp_path_factory.mktemp("odd"), pd.concat([events, odd]))
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +62,26 @@ def table(shop: Dataset) -> tuple[Samples, dict[str, np.ndarray], duckdb.DuckDBP
         CREATE TABLE buyer_days AS
         SELECT item_idx, day, avg(fresh::INT) AS fresh, avg(unseen::INT) AS unseen FROM lines
         GROUP BY item_idx, day, user_idx;
+        CREATE TABLE bought AS
+        SELECT item_idx, user_idx, day, sum(q) AS q, sum(amount) AS amount, count(*) AS lines
+        FROM e WHERE behaviour = 'purchase' GROUP BY ALL;
+        CREATE TABLE strayed AS
+        SELECT b.*, (
+            (SELECT coalesce(sum(ln(p.q)), 0) FROM bought p WHERE p.item_idx = b.item_idx AND p.day < b.day)
+                + 5 * (SELECT avg(ln(p.q)) FROM bought p WHERE p.day < b.day)
+        ) / (5 + (SELECT count(*) FROM bought p WHERE p.item_idx = b.item_idx AND p.day < b.day)) AS usual
+        FROM bought b;
+        CREATE TABLE spread AS
+        SELECT day, (SELECT sqrt(avg((ln(p.q) - p.usual) ** 2)) FROM strayed p WHERE p.day < d.day) AS s
+        FROM (SELECT DISTINCT day FROM strayed) d;
+        CREATE TABLE doubted AS
+        SELECT item_idx, user_idx, day, lines,
+            CASE WHEN s IS NULL THEN q ELSE least(q, exp(usual + greatest(3 * s, ln(3)))) END AS u
+        FROM strayed JOIN spread USING (day);
         """
     )
+    cut = con.sql("SELECT count(*) FROM doubted JOIN bought USING (item_idx, user_idx, day) WHERE u < q")
+    assert cut.fetchall()[0][0] >= 50
     for name, counted in (("trust", "buyer_days"), ("trust_in_orders", "lines")):
         con.sql(trust_by(name, counted))
     con.register("s", {"i": samples.item_idx, "o": samples.origin, "n": np.arange(len(samples))})
@@ -131,15 +167,11 @@ def test_damped_demand(table) -> None:  # type: ignore[no-untyped-def]
         table[2]
         .sql(
             f"""
-        WITH bought AS (SELECT * FROM e WHERE behaviour = 'purchase'),
-        buyer_day AS (
-            SELECT item_idx, user_idx, day, sum(q) AS units, count(*) AS lines FROM bought GROUP BY ALL
-        ),
-        damped AS (
-            SELECT b.item_idx, b.day, b.units / b.lines * (1 + ln(b.lines)) / (
-                SELECT count(*) FROM buyer_day p WHERE p.item_idx = b.item_idx AND p.user_idx = b.user_idx
+        WITH damped AS (
+            SELECT b.item_idx, b.day, b.u / b.lines * (1 + ln(b.lines)) / (
+                SELECT count(*) FROM doubted p WHERE p.item_idx = b.item_idx AND p.user_idx = b.user_idx
                 AND p.day BETWEEN b.day - 28 AND b.day
-            ) * trust AS demand FROM buyer_day b JOIN trust USING (item_idx, day)
+            ) * trust AS demand FROM doubted b JOIN trust USING (item_idx, day)
         )
         SELECT n, coalesce(sum(demand), 0) / 7 * {H} AS value FROM s
         LEFT JOIN damped ON item_idx = i AND day BETWEEN o - 7 AND o - 1 GROUP BY n ORDER BY n
@@ -175,13 +207,9 @@ def test_the_best_window_so_far(table) -> None:  # type: ignore[no-untyped-def]
         table[2]
         .sql(
             f"""
-        WITH caps AS (
-            SELECT item_idx, quantile_cont(q, 0.999) AS cap FROM e WHERE behaviour = 'purchase' GROUP BY 1
-        ),
-        daily AS (
-            SELECT item_idx, day, sum(least(q, cap)) * any_value(trust) AS u
-            FROM e JOIN caps USING (item_idx) JOIN trust_in_orders USING (item_idx, day)
-            WHERE behaviour = 'purchase' GROUP BY ALL
+        WITH daily AS (
+            SELECT item_idx, day, sum(u) * any_value(trust) AS u
+            FROM doubted JOIN trust_in_orders USING (item_idx, day) GROUP BY ALL
         ),
         windows AS (
             SELECT s.n, w.d, (SELECT coalesce(sum(u), 0) FROM daily WHERE item_idx = s.i AND day >= w.d - {H}
@@ -202,9 +230,7 @@ def test_the_usual_price_paid(table) -> None:  # type: ignore[no-untyped-def]
         .sql(
             """
         WITH daily AS (
-            SELECT item_idx, day, ln(sum(amount) / sum(least(q, cap))) AS p FROM e JOIN (
-                SELECT item_idx, quantile_cont(q, 0.999) AS cap FROM e WHERE behaviour = 'purchase' GROUP BY 1
-            ) USING (item_idx) WHERE behaviour = 'purchase' GROUP BY ALL
+            SELECT item_idx, day, ln(sum(amount) / sum(q)) AS p FROM bought GROUP BY ALL
         )
         SELECT n, avg(p) AS value FROM s LEFT JOIN daily ON item_idx = i AND day BETWEEN o - 112 AND o - 1
         GROUP BY n ORDER BY n

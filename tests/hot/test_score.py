@@ -169,6 +169,20 @@ def test_odd_items_and_prices_are_scored(tmp_path: Path) -> None:
     assert rows.loc[502, "potential"] <= found.base_rate
     assert "no sale or other sign" in rows.loc[501, "reasons"]
     assert rows.loc[501, "potential"] <= rows.loc[500, "potential"]
+    assert "another currency?" in rows.loc[8, "flags"]
+    assert (rows.loc[list(range(7)), "flags"] == "").all()
+
+
+def test_a_stock_that_does_not_last_is_said(scores: HotScores, tmp_path: Path) -> None:
+    table = scores.table.to_pandas().set_index("item_id")
+    sells = table.index[table.expected_units > 5]
+    items = pd.DataFrame({"item_id": np.arange(150), "stock": 10_000.0}).set_index("item_id")
+    items.loc[sells[0], "stock"] = 3.0
+    items.loc[sells[1], "stock"] = None
+    found = score_hot(prepared(tmp_path, shop_events(), items=items.reset_index()), as_of=AS_OF, params=SMALL)
+    flags = found.table.to_pandas().set_index("item_id")["flags"]
+    assert flags[sells[0]].startswith("3 in stock, ")
+    assert (flags.drop(sells[0]) == "").all()
 
 
 def test_purchases_without_quantity_or_amount_are_enough(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from recsys.cli import main
 from recsys.hot.backtest import MODEL
-from recsys.reports import show_backtest
+from recsys.reports import SHOWN_HOT, show_backtest
 from tests.hot.conftest import SMALL, prepared, shop_events
 from training.config import TrackingParams
 from training.hot_backtest import hot_backtest
@@ -28,9 +28,15 @@ def test_a_backtest_is_recorded_and_printed(tmp_path: Path) -> None:
     assert list(recorded.columns) == ["ranking", "metric", "mean", "lower", "upper", "over_best_rule"]
     mine = recorded[(recorded.ranking == MODEL) & (recorded.metric == "average_precision")]
     assert mine["mean"].item() == pytest.approx(report.mean("average_precision").mean)
+    (curve,) = (tmp_path / "mlruns").rglob("hot_reliability.csv")
+    bins = pd.read_csv(curve)
+    assert (bins.lower <= bins.observed).all()
+    assert (bins.observed <= bins.upper).all()
+    assert bins["count"].sum() == len(report.judged.samples)
     text = io.StringIO()
-    show_backtest(Console(file=text, width=120), report)
+    show_backtest(Console(file=text, width=80), report)
     printed = text.getvalue()
+    assert all(head in printed for head in SHOWN_HOT.values())
     for ranking in (MODEL, "lightgbm_plain_lags", "units_28d", "ewma"):
         assert ranking in printed
     assert "calibration: mean potential" in printed
