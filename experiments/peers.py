@@ -1,8 +1,9 @@
 """Libraries of the field on a published split, each in an environment of its own, judged by the same metrics.
 
     python -m venv rectools && rectools/bin/pip install -r experiments/peers/requirements-rectools.txt
-    python -m venv recbole && recbole/bin/pip install -r experiments/peers/requirements-recbole.txt
-    python experiments/peers.py --rectools rectools/bin/python --recbole recbole/bin/python [--validate]
+    python experiments/peers.py --rectools rectools/bin/python [--validate]
+
+And so with --recbole, --libreco and --replay.
 
 The LightGCN splits, as in published.py: all items are ranked, a user's training items left out. `--validate`
 holds a fifth of the training pairs out instead and does not read the test; `--only NAME --set --factors=256`
@@ -34,6 +35,11 @@ RUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ALS by RecTools": ("rectools", ("--model=als", "--factors=512")),
     "ItemKNN by RecTools": ("rectools", ("--model=item_knn", "--neighbours=400")),
     "ItemKNN": ("recbole", ("--model=ItemKNN", "--neighbours=100")),
+    "ALS by LibRecommender": ("libreco", ("--model=als",)),
+    "ItemCF": ("libreco", ("--model=item_cf",)),
+    "Swing": ("libreco", ("--model=swing",)),
+    "ALS by RePlay": ("replay", ("--model=als",)),
+    "ItemKNN by RePlay": ("replay", ("--model=item_knn",)),
     "BPR": ("recbole", ("--model=BPR", "--minutes=10")),
     "LightGCN": ("recbole", ("--model=LightGCN", "--minutes=10")),
 }
@@ -58,7 +64,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", nargs="*", default=["gowalla"])
-    for library in ("rectools", "recbole"):
+    for library in dict.fromkeys(library for library, _ in RUNS.values()):
         parser.add_argument(f"--{library}", type=Path, help="Python of its environment")
     parser.add_argument("--only", nargs="+", choices=list(RUNS), default=list(RUNS))
     parser.add_argument("--set", action="append", default=[], dest="changes")
@@ -77,7 +83,7 @@ def main() -> None:
             if python is None:
                 print(f"{run_name}: left out, --{library} is not given")
                 continue
-            options = (*options, *given.changes)
+            options = (*options, *given.changes)  # of one named twice the last counts
             with tempfile.TemporaryDirectory() as work:
                 sparse.save_npz(Path(work) / "train.npz", train)
                 said = run(python, library, options, Path(work) / "train.npz", Path(work) / "best.npy")

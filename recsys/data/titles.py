@@ -9,6 +9,8 @@ _UNPARTED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 #: A run of them, or else a word of at least three letters; digits part words.
 _WORD = re.compile(rf"[{_UNPARTED}]+|[^\W\d_{_UNPARTED}]{{3,}}")
 _RUN = re.compile(rf"[{_UNPARTED}]")
+#: A word says something of others if so many titles have it, and no more than this share of all.
+_LEAST_TITLES, _MOST_OF_TITLES = 3, 1 / 3
 
 
 def title_words(title: str) -> list[str]:
@@ -25,3 +27,8 @@ def title_words(title: str) -> list[str]:
         else:
             found.add(run)
     return sorted(found)
+
+
+def says_something(n: int, titles: int) -> bool:
+    """Whether a word that n of so many titles have parts some from the others."""
+    return _LEAST_TITLES <= n <= _MOST_OF_TITLES * titles

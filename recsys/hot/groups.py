@@ -9,7 +9,7 @@ import pyarrow as pa
 from scipy import sparse
 
 from recsys.data.dataset import Entities
-from recsys.data.titles import title_words
+from recsys.data.titles import says_something, title_words
 from recsys.types import IntArray
 
 #: A group of fewer items than this tells nothing about its kind.
@@ -108,10 +108,10 @@ def _add(found: dict[str, sparse.csr_matrix], kind: str, texts: list[str | None]
 
 
 def _words(titles: list[str | None]) -> sparse.csr_matrix:
-    """Words of the titles, weighted by their rarity; the rarest that at least `MIN_ITEMS` share say most."""
+    """Words of the titles that say something, weighted by their rarity."""
     bags = [title_words(title) if title else [] for title in titles]
     counts = Counter(word for bag in bags for word in bag)
-    common = [word for word, n in counts.most_common(MAX_WORDS) if MIN_ITEMS <= n <= len(titles) / 3]
+    common = [word for word, n in counts.most_common(MAX_WORDS) if says_something(n, len(titles))]
     names = {word: code for code, word in enumerate(sorted(common))}
     rows, columns, weights = [], [], []
     for row, bag in enumerate(bags):

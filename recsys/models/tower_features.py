@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.data.schema import TABLES, Kind
-from recsys.data.titles import title_words
+from recsys.data.titles import says_something, title_words
 from recsys.errors import ConfigError, DataError
 from recsys.types import FloatArray, LongArray
 
@@ -19,9 +19,6 @@ from recsys.types import FloatArray, LongArray
 _NOT_FEATURES = frozenset({"stock", "cost", "listed_at", "personalised"})
 #: The contract's free text: it is read word by word.
 _TITLE = "title"
-#: A word says something of others if so many titles have it, and no more than this share of all.
-_LEAST_TITLES = 3
-_MOST_OF_TITLES = 1 / 3
 #: The most words of a title that are read, the rarest first.
 _WORDS_A_TITLE = 24
 #: Columns whose ratio matters, not their difference: their logarithm is taken.
@@ -203,7 +200,7 @@ def _vocabulary(column: pa.ChunkedArray, max_categories: int) -> tuple[str, ...]
 def _common_words(titles: pa.ChunkedArray, most: int) -> tuple[str, ...]:
     bags = [title_words(title) for title in _as_text(titles).to_pylist() if title]
     counts = Counter(word for bag in bags for word in bag)
-    kept = [word for word, n in counts.items() if _LEAST_TITLES <= n <= _MOST_OF_TITLES * len(titles)]
+    kept = [word for word, n in counts.items() if says_something(n, len(titles))]
     frequent = sorted(kept, key=lambda word: (-counts[word], word))[:most]
     return tuple(reversed(frequent))
 
