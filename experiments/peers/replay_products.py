@@ -52,13 +52,13 @@ def main() -> None:
     users, user = np.unique(pairs.row, return_inverse=True)
     items, item = np.unique(pairs.col, return_inverse=True)
     table = session.createDataFrame(
-        pd.DataFrame({"user": user.astype(int), "item": item.astype(int), "rating": 1.0})
+        pd.DataFrame({"user_idx": user.astype(int), "item_idx": item.astype(int), "rating": 1.0})
     )
     dataset = Dataset(
         FeatureSchema(
             [
-                FeatureInfo("user", FeatureType.CATEGORICAL, FeatureHint.QUERY_ID),
-                FeatureInfo("item", FeatureType.CATEGORICAL, FeatureHint.ITEM_ID),
+                FeatureInfo("user_idx", FeatureType.CATEGORICAL, FeatureHint.QUERY_ID),
+                FeatureInfo("item_idx", FeatureType.CATEGORICAL, FeatureHint.ITEM_ID),
                 FeatureInfo("rating", FeatureType.NUMERICAL, FeatureHint.RATING),
             ]
         ),
@@ -77,9 +77,9 @@ def main() -> None:
     answer = model.predict(dataset, k=K, filter_seen_items=True).toPandas()
     answered = time.perf_counter()
     best = np.full((train.shape[0], K), -1, dtype=np.int64)
-    answer = answer.sort_values(["user", "rating"], ascending=[True, False], kind="stable")
-    place = answer.groupby("user").cumcount().to_numpy()
-    best[users[answer["user"]], place] = items[answer["item"]]
+    answer = answer.sort_values(["user_idx", "rating"], ascending=[True, False], kind="stable")
+    place = answer.groupby("user_idx").cumcount().to_numpy()
+    best[users[answer["user_idx"]], place] = items[answer["item_idx"]]
     np.save(given.out, best)
     took = {"fit_s": round(fitted - begin, 1), "answer_s": round(answered - fitted, 1)}
     peak_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + java_kb(session)) // 1024

@@ -139,7 +139,7 @@ def one_order(known: pd.DataFrame, items: list[int], quantity: float) -> pd.Data
     return pd.concat([known, pd.DataFrame(rows)])
 
 
-@pytest.mark.parametrize("quantity", [30.0, 1e9])
+@pytest.mark.parametrize("quantity", [50.0, 1e9])
 def test_one_order_does_not_take_the_best_off_the_list(
     before: HotScores, tmp_path: Path, quantity: float
 ) -> None:
@@ -154,7 +154,7 @@ def test_one_order_does_not_take_the_best_off_the_list(
     assert (table["flags"].drop(best) == "").all()
 
 
-@pytest.mark.parametrize("quantity", [30.0, 1e9])
+@pytest.mark.parametrize("quantity", [50.0, 1e9])
 def test_one_order_lifts_nothing_to_the_top(before: HotScores, tmp_path: Path, quantity: float) -> None:
     weak = open_items(before, range(61, N_ITEMS))[:5]
     after = score_hot(
@@ -163,8 +163,7 @@ def test_one_order_lifts_nothing_to_the_top(before: HotScores, tmp_path: Path, q
     was, now = (scores.table.to_pandas().set_index("item_id").loc[weak] for scores in (before, after))
     assert (now["rank"] > 20).all()
     assert (now.expected_units <= 2 * was.expected_units.max()).all()
-    # Not said where it is a small part of what the item sells in a week.
-    assert (now["flags"] != "").mean() >= 0.8
+    assert (now["flags"] != "").all()
 
 
 def trust_of(orders: list[float], doubtful: list[float], others: float = 0.0) -> float:

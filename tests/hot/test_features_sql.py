@@ -76,7 +76,7 @@ def table(shop: Dataset) -> tuple[Samples, dict[str, np.ndarray], duckdb.DuckDBP
         FROM (SELECT DISTINCT day FROM strayed) d;
         CREATE TABLE doubted AS
         SELECT item_idx, user_idx, day, lines,
-            CASE WHEN s IS NULL THEN q ELSE least(q, exp(usual + greatest(3 * s, ln(3)))) END AS u
+            CASE WHEN s IS NULL THEN q ELSE least(q, exp(usual + greatest(4 * s, ln(3)))) END AS u
         FROM strayed JOIN spread USING (day);
         """
     )
