@@ -34,7 +34,7 @@ from recsys.models.repeat import ReturnRates
 from recsys.types import Behaviour, BoolArray, FloatArray, IntArray, LongArray
 
 #: How many of a user's latest actions the bundle keeps.
-HISTORY_LENGTH = 200
+STORED_ACTIONS = 200
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class PopularLists:
         )
 
 
-def latest(histories: Histories, length: int = HISTORY_LENGTH) -> Histories:
+def latest(histories: Histories, length: int = STORED_ACTIONS) -> Histories:
     """The last `length` actions of each user."""
     kept = np.minimum(np.diff(histories.indptr), length)
     position, _ = expand(histories.indptr[1:] - kept, kept)
@@ -291,7 +291,8 @@ def read_catalogue(bundle: Bundle) -> Catalogue:
     )
     _check_ragged("core: history", arrays["history_indptr"], n_users, histories.target_idx, len(items))
     _check_ragged("core: seen", arrays["seen_indptr"], n_users, arrays["seen_ids"], len(items))
-    same = {len(values) for values in (histories.target_idx, histories.behaviour, histories.timestamp_us)}
+    columns = (histories.target_idx, histories.behaviour, histories.timestamp_us, histories.duration_s)
+    same = {len(values) for values in columns}
     _check(len(same) == 1, f"core: history columns have {sorted(same)} rows")
     _check(
         len(arrays["user_personalised"]) == n_users, "core: user_personalised has another length than users"

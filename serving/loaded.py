@@ -15,10 +15,10 @@ from recsys.bundle import Bundle, BundleRefused, Reason, open_bundle
 from recsys.data.histories import HistoryBatch
 from recsys.errors import BundleError
 from recsys.held import Held, read_held
-from recsys.models.fusion import DEPTH, Combiner
+from recsys.models.fusion import Combiner
 from recsys.models.neighbours import Neighbours
 from recsys.product_sections import (
-    HISTORY_LENGTH,
+    STORED_ACTIONS,
     read_catalogue,
     read_fusion,
     read_hot,
@@ -28,7 +28,7 @@ from recsys.product_sections import (
     read_vectors,
 )
 from recsys.room_sections import read_rooms
-from recsys.types import BEHAVIOURS, Behaviour, Candidates, IntArray
+from recsys.types import BEHAVIOURS, Behaviour, Candidates, FloatArray, IntArray
 from serving.bitmap import Bitmap
 from serving.found import NOTHING, Found
 from serving.holds import Holds
@@ -36,7 +36,8 @@ from serving.sources import HistorySource, PopularSource, Source, VectorSource, 
 from serving.state import Action
 
 _NONE_NEW = np.empty((0, 3), dtype=np.int64)
-_ALL_THERE = np.ones((1, HISTORY_LENGTH), dtype=bool)
+_NO_SECONDS = np.empty(0, dtype=np.float32)
+_ALL_THERE = np.ones((1, STORED_ACTIONS), dtype=bool)
 _ALL_THERE.flags.writeable = False
 #: Sets of items by category, and by price, that are kept: n / 8 bytes each, 16 MB in all at a million items.
 _KEPT = 64
@@ -126,20 +127,22 @@ class LoadedBundle:
         start, stop = histories.indptr[user_idx : user_idx + 2].tolist() if user_idx >= 0 else (0, 0)
         stored = slice(start, stop)
         items, behaviour = histories.target_idx[stored], histories.behaviour[stored]
-        times = histories.timestamp_us[stored]
-        new = self._new(actions, items, behaviour, times)
+        times, duration_s = histories.timestamp_us[stored], histories.duration_s[stored]
+        new, watched_s = self._new(actions, items, behaviour, times)
         if len(new):
             items = np.concatenate([items, new[:, 0].astype(np.int32)])
             behaviour = np.concatenate([behaviour, new[:, 1].astype(np.int8)])
             times = np.concatenate([times, new[:, 2]])
             order = np.argsort(times, kind="stable")
             items, behaviour, times = items[order], behaviour[order], times[order]
-        last = slice(-HISTORY_LENGTH, None)
+            duration_s = np.concatenate([duration_s, watched_s])[order]
+        last = slice(-STORED_ACTIONS, None)
         history = HistoryBatch(
             items[last][None],
             behaviour[last][None],
             times[last][None],
             _ALL_THERE[:, : len(items)],
+            duration_s[last][None],
         )
         return Wanted(user_idx, history, bool(len(new)), np.array([at_us], dtype=np.int64), allowed)
 
@@ -151,8 +154,10 @@ class LoadedBundle:
                 return NOTHING
             return Found.of(*self.sources[name].candidates(wanted, k=k).row(0), name)
         names = self.combiner.sources
-        depth = max(DEPTH, k)
-        found: list[Candidates] = [self.sources[name].candidates(wanted, k=depth) for name in names]
+        # As deep as it was trained: how a source's scores compare depends on how many there are.
+        found: list[Candidates] = [
+            self.sources[name].candidates(wanted, k=self.combiner.depth) for name in names
+        ]
         if not any(int(candidates.counts[0]) for candidates in found):
             return NOTHING
         fused = self.combiner.recommend(found, wanted.history, wanted.at_us, k=k)
@@ -185,19 +190,22 @@ class LoadedBundle:
 
     def _new(
         self, actions: Sequence[Action], items: IntArray, behaviour: Any, times: Any
-    ) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """(n, 3) item, behaviour and time of the actions on known items that the stored history lacks."""
+    ) -> tuple[np.ndarray[Any, np.dtype[np.int64]], FloatArray]:
+        """(n, 3) item, behaviour and time of the actions on known items that the stored history lacks, and
+        (n,) the seconds that each lasted, NaN where unknown."""
         if not actions:
-            return _NONE_NEW
+            return _NONE_NEW, _NO_SECONDS
         rows = [
-            (item, action.behaviour.code, action.timestamp_us)
+            (item, action.behaviour.code, action.timestamp_us, action.duration_s)
             for action in actions
             if (item := self.catalogue.items.get(action.item)) >= 0
         ]
         if rows and len(times) and rows[0][2] <= times[-1]:
             stored = set(zip(items.tolist(), behaviour.tolist(), times.tolist(), strict=True))
-            rows = [row for row in rows if row not in stored]
-        return np.array(rows, dtype=np.int64).reshape(-1, 3)
+            rows = [row for row in rows if row[:3] not in stored]
+        new = np.array([row[:3] for row in rows], dtype=np.int64).reshape(-1, 3)
+        watched_s = [np.nan if row[3] is None else row[3] for row in rows]
+        return new, np.array(watched_s, dtype=np.float32)
 
     def _codes(self, column: str) -> tuple[dict[str, int], IntArray]:
         """The values of a column of the items with their codes, and (items,) the codes, -1 for none."""

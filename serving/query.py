@@ -9,11 +9,11 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as onnx_errors
 
 from recsys.bundle import BundleRefused, Reason
-from recsys.data.behaviours import DAY_US, BehaviourWeights
+from recsys.data.behaviours import DAY_US
 from recsys.data.histories import HistoryBatch
 from recsys.models.fold_in import FoldIn
 from recsys.product_sections import FoldInQuery, TowerQuery, Vectors
-from recsys.types import BEHAVIOURS, FloatArray, LongArray
+from recsys.types import FloatArray, LongArray
 
 _SECOND_US = 1_000_000
 #: ONNX Runtime's errors have no common base.
@@ -94,24 +94,24 @@ class TowerVector:
 
 
 class FoldInVector:
-    """The closed form of ALS over the history's confidences; dwell is not known here and counts 1."""
+    """The closed form of ALS over the history's confidences."""
 
     def __init__(self, query: FoldInQuery, item_vectors: FloatArray) -> None:
         self._solver = FoldIn(item_vectors, query.gram, query.alpha)
-        self._half_life_days = query.weights.half_life_days
-        self._weight = _weight_table(query.weights)
+        self._weights = query.weights
 
     def vector(self, history: HistoryBatch, at_us: LongArray, user_idx: int) -> FloatArray:
         """(d,) float32 vector of one user, zero for a history that says nothing."""
-        confidence = self._weight[history.behaviour] * history.mask
-        if self._half_life_days is not None:
-            age_days = np.maximum(at_us[:, None] - history.timestamp_us, 0) / DAY_US
-            confidence = confidence * np.exp2(-age_days / self._half_life_days)
-        says = confidence[0] > 0
+        mask = history.mask[0]
+        unknown = np.full(len(mask), np.nan, dtype=np.float32)
+        duration_s = unknown if history.duration_s is None else history.duration_s[0]
+        age_days = np.maximum(at_us[0] - history.timestamp_us[0], 0) / DAY_US
+        confidence = self._weights.weigh(history.behaviour[0], duration_s, age_days) * mask
+        says = confidence > 0
         items, place = np.unique(history.target_idx[0][says], return_inverse=True)
         if not len(items):
             return np.zeros(self._solver.gram.shape[0], dtype=np.float32)
-        total = np.bincount(place, weights=confidence[0][says]).astype(np.float32)
+        total = np.bincount(place, weights=confidence[says]).astype(np.float32)
         return self._solver.vector(items, total)
 
 
@@ -122,10 +122,3 @@ def query_of(vectors: Vectors) -> Query | None:
     if isinstance(vectors.query, FoldInQuery):
         return FoldInVector(vectors.query, vectors.item_vectors)
     return None
-
-
-def _weight_table(weights: BehaviourWeights) -> FloatArray:
-    table = np.zeros(len(BEHAVIOURS), dtype=np.float32)
-    for behaviour, weight in weights.weights.items():
-        table[behaviour.code] = weight
-    return table

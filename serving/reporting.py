@@ -293,7 +293,7 @@ class Reporting:
         if all(current.loaded.catalogue.items.get(event.item_id) < 0 for current in self._in_use()):
             self._count("unknown_item")
             return True  # a process with another bundle may know it
-        action = Action(at_us, id_key(event.item_id), event.event)
+        action = Action(at_us, id_key(event.item_id), event.event, event.duration_s)
         if not self._fresh.add(id_key(event.user_id), action):
             self._count("repeated_event")
             return in_room

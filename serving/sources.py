@@ -109,7 +109,7 @@ class HistorySource:
 
     def candidates(self, wanted: Wanted, *, k: int) -> Candidates:
         """The best allowed products; none for an empty history."""
-        found = self._scorer.score(_last(wanted.history, self._length), wanted.at_us)
+        found = self._scorer.score(wanted.history.last(self._length), wanted.at_us)
         allowed = wanted.allowed.has(found.ids)
         return Ragged(found.row[allowed], found.ids[allowed], found.scores[allowed], found.n_rows).top(k)
 
@@ -140,15 +140,6 @@ class PopularSource:
             if len(kept) == k or part.stop == stop:
                 return self._lists.ids[part][kept], self._lists.scores[part][kept]
             reach *= 8
-
-
-def _last(history: HistoryBatch, length: int) -> HistoryBatch:
-    return HistoryBatch(
-        history.target_idx[:, -length:],
-        history.behaviour[:, -length:],
-        history.timestamp_us[:, -length:],
-        history.mask[:, -length:],
-    )
 
 
 def _row(ids: IntArray, scores: FloatArray) -> Candidates:

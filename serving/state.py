@@ -9,7 +9,7 @@ import threading
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from recsys.types import Behaviour
 
@@ -96,11 +96,13 @@ class Action:
         timestamp_us: microseconds since the epoch.
         item: the product's id text.
         behaviour: what was done.
+        duration_s: how long a view lasted, where known; it does not make another action of it.
     """
 
     timestamp_us: int
     item: str
     behaviour: Behaviour
+    duration_s: float | None = field(default=None, compare=False)
 
 
 class FreshActions:

@@ -235,7 +235,7 @@ def compare_models(
     models: dict[str, Model | FusedModel] = {source.name: source for source in sources}
     if combiner is not None:
         served = fused_sources(sources)
-        models[FusedModel.name] = FusedModel(served, combiner, before, depth=config.fusion.params.depth)
+        models[FusedModel.name] = FusedModel(served, combiner, before)
     reports = {
         name: evaluate(answering(model, popular, k=k, consumed=consumed), judged, ks=config.evaluation.k)
         for name, model in models.items()

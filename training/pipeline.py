@@ -226,6 +226,9 @@ class _Job:
     def _products(self, trial: Trial | None) -> dict[str, Section]:
         """Refit on all rows, for as long as validation found right."""
         if trial is None or trial.combiner is None:
+            off = self.config.fusion.enabled is False
+            why = "fusion is off" if off else "no validation window to learn how to merge the models from"
+            self._note(f"the bundle answers with what is popular alone: {why}")
             popular = Popular(self.config.models.popular)
             return product_sections(self.dataset, fit_all([popular], self.dataset), None)
         models = candidate_models(

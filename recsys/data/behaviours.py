@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from recsys.search import Within
@@ -53,17 +54,30 @@ class BehaviourWeights(Params):
             events: N events in time order.
             as_of_us: the moment from which age is counted, microseconds since the epoch.
         """
+        age_days = (as_of_us - events.timestamp_us) / DAY_US
+        kept = 1.0 - returned_share(events)
+        return self.weigh(events.behaviour, events.duration_s, age_days) * kept
+
+    def weigh(
+        self, behaviour: npt.NDArray[np.int8], duration_s: FloatArray, age_days: npt.NDArray[np.float64]
+    ) -> FloatArray:
+        """Confidence of N events that were not taken back, (N,) float32.
+
+        Args:
+            behaviour: (N,) int8 codes.
+            duration_s: (N,) float32, NaN where unknown.
+            age_days: (N,) 0 or more.
+        """
         table = np.zeros(len(BEHAVIOURS), dtype=np.float32)
-        for behaviour, weight in self.weights.items():
-            table[behaviour.code] = weight
-        confidence = table[events.behaviour]
-        watched = (events.behaviour == Behaviour.VIEW.code) & np.isfinite(events.duration_s)
-        dwell = np.log2(1.0 + events.duration_s[watched] / self.dwell_scale_s)
+        for each, weight in self.weights.items():
+            table[each.code] = weight
+        confidence = table[behaviour]
+        watched = (behaviour == Behaviour.VIEW.code) & np.isfinite(duration_s)
+        dwell = np.log2(1.0 + duration_s[watched] / self.dwell_scale_s)
         confidence[watched] *= np.minimum(dwell, self.dwell_cap).astype(np.float32)
         if self.half_life_days is not None:
-            age_days = (as_of_us - events.timestamp_us) / DAY_US
             confidence *= np.exp2(-age_days / self.half_life_days).astype(np.float32)
-        return confidence * (1.0 - returned_share(events))
+        return confidence
 
 
 def returned_share(events: Events) -> FloatArray:

@@ -19,12 +19,25 @@ class HistoryBatch:
         behaviour: (B, L) int8 codes; 0 where `mask` is False.
         timestamp_us: (B, L) int64; 0 where `mask` is False.
         mask: (B, L) whether the place holds an action.
+        duration_s: (B, L) float32 seconds that a view lasted, NaN where unknown; None where none is known.
     """
 
     target_idx: IntArray
     behaviour: npt.NDArray[np.int8]
     timestamp_us: LongArray
     mask: BoolArray
+    duration_s: FloatArray | None = None
+
+    def last(self, length: int) -> HistoryBatch:
+        """No more than the last `length` actions of each user."""
+        kept = slice(-length, None)
+        return HistoryBatch(
+            self.target_idx[:, kept],
+            self.behaviour[:, kept],
+            self.timestamp_us[:, kept],
+            self.mask[:, kept],
+            None if self.duration_s is None else self.duration_s[:, kept],
+        )
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,6 @@ class FusedModel:
         sources: fitted on `dataset`, in the order of `combiner.sources`.
         combiner: from `train_fusion`; its item table is renewed from `dataset`.
         dataset: the log as of the moment of asking.
-        depth: candidates read from each source.
 
     Raises:
         ModelError: the sources are not those that the combiner was trained on.
@@ -33,9 +32,7 @@ class FusedModel:
 
     name: ClassVar[str] = "fused"
 
-    def __init__(
-        self, sources: Sequence[Model], combiner: Combiner, dataset: Dataset, *, depth: int = 100
-    ) -> None:
+    def __init__(self, sources: Sequence[Model], combiner: Combiner, dataset: Dataset) -> None:
         names = tuple(source.name for source in sources)
         if names != combiner.sources:
             raise ModelError(
@@ -45,7 +42,6 @@ class FusedModel:
         self.sources = tuple(sources)
         self.target = sources[0].target
         self.combiner = combiner.with_table(item_table(dataset, self.target))
-        self.depth = depth
         self.n_users = len(dataset.users)
         self.n_targets = len(self.combiner.table)
         self.as_of_us = dataset.as_of_us
@@ -95,7 +91,8 @@ class FusedModel:
                 consumed = self.consumed[batch]
                 out = consumed if out is None else sparse.csr_matrix(out + consumed)
             found = [
-                source.recommend(batch, k=self.depth, exclude=out, allowed=allowed) for source in self.sources
+                source.recommend(batch, k=self.combiner.depth, exclude=out, allowed=allowed)
+                for source in self.sources
             ]
             at_us = np.full(len(batch), self.as_of_us, dtype=np.int64)
             history = self.histories.last(batch, HISTORY_LENGTH)

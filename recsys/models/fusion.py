@@ -23,11 +23,11 @@ from recsys.models.trees import Trees
 from recsys.types import BoolArray, Candidates, FloatArray, IntArray, LongArray
 
 _HOUR_US = 3_600_000_000
-_FORMAT = 2
+_FORMAT = 3
 
 #: Half-lives, days, of the popularity columns of an ItemTable: now, this week, this month.
 HALF_LIVES_DAYS: tuple[float, ...] = (1.0, 7.0, 30.0)
-#: Candidates that a request reads from each source.
+#: Candidates that are read from each source.
 DEPTH = 100
 #: Latest actions of a user that the features are computed from.
 HISTORY_LENGTH = 100
@@ -296,6 +296,7 @@ class Combiner:
         rrf_weights: (sources,) float32, used where there are no trees and to break their ties.
         trees: None where validation had too few users to learn from: then weighted reciprocal rank fusion.
         returns: whether targets that the user already consumed may be recommended again.
+        depth: how many candidates it has learnt to read from each source, and is to be given.
     """
 
     sources: tuple[str, ...]
@@ -303,13 +304,15 @@ class Combiner:
     rrf_weights: FloatArray
     trees: Trees | None
     returns: bool
+    depth: int = DEPTH
 
     def score(self, pool: Pool, history: HistoryBatch, at_us: LongArray) -> FloatArray:
-        """(M,) float32 score of each candidate; a higher one is better."""
+        """(M,) float32 score of each candidate, by the last `HISTORY_LENGTH` actions; more is better."""
         # Not by BLAS, whose kernels now and then flag a few columns of numbers as invalid that are not.
         fused: FloatArray = (pool.reciprocal_ranks() * self.rrf_weights).sum(axis=1)
         if self.trees is not None:
-            fused = self.trees.scores(features(pool, self.table, history, at_us)) + np.float32(_TIE) * fused
+            x = features(pool, self.table, history.last(HISTORY_LENGTH), at_us)
+            fused = self.trees.scores(x) + np.float32(_TIE) * fused
         return fused
 
     def recommend(
@@ -367,6 +370,7 @@ class Combiner:
             "format": _FORMAT,
             "sources": list(self.sources),
             "returns": self.returns,
+            "depth": self.depth,
             "trees": self.trees is not None,
             "features": list(feature_names(self.sources)),
         }
@@ -398,4 +402,4 @@ class Combiner:
         if trees is not None and trees.n_features != len(feature_names(sources)):
             n_features = len(feature_names(sources))
             raise BundleError(f"combiner: trees over {trees.n_features} features, and there are {n_features}")
-        return cls(sources, table, rrf_weights, trees, bool(meta["returns"]))
+        return cls(sources, table, rrf_weights, trees, bool(meta["returns"]), int(meta["depth"]))

@@ -276,7 +276,7 @@ def train_fusion(
             for s, name in enumerate(names)
         },
     )
-    return Combiner(names, tables[-1], rrf, trees, returns), report
+    return Combiner(names, tables[-1], rrf, trees, returns, params.depth), report
 
 
 def _best_weights(judged: _Examples, rrf: FloatArray, names: Sequence[str]) -> FloatArray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -19,6 +20,11 @@ from recsys.search import OneOf, Within
 from recsys.types import FloatArray, IntArray, Params, Progress, Target
 
 _GB = 1e9
+#: Where Linux says how much memory a container may have, by version 2 and 1 of its control groups.
+_CONTAINER_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 _MIRRORED_AT_ONCE = 1024
 
 #: Pairs of targets of one user, summed over users, up to which GF-CF keeps R'R: at most 12 bytes each.
@@ -95,8 +101,8 @@ class EASE(LinearModel):
         else:
             return None
         return (
-            f"{n} targets need about {needed_gb:.1f} GB, {short_of} lower most_targets, or use gf_cf, which"
-            " stays sparse"
+            f"{n} targets need about {needed_gb:.1f} GB, {short_of} lower most_targets, or use a graph filter"
+            " (gf_cf_items), which stays sparse"
         )
 
     def _interactions(self, dataset: Dataset) -> sparse.csr_matrix:
@@ -199,7 +205,12 @@ class GFCF(LinearModel):
 
 
 def _installed_gb() -> float:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GB
+    """Memory of the machine, or of the container where that has less."""
+    installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for limit in _CONTAINER_LIMITS:
+        if limit.is_file() and (text := limit.read_text().strip()).isdecimal():
+            installed = min(installed, int(text))
+    return installed / _GB
 
 
 def _interactions(

@@ -22,10 +22,11 @@ def query_tower_onnx(network: TwoTowerNetwork, *, length: int) -> bytes:
     put at the right end and masked at the left.
 
     Args:
-        network: the fitted towers; they are left in evaluation mode.
+        network: the fitted towers; they are left in evaluation mode, and on their device.
         length: L.
     """
     network.eval()
+    device = next(network.parameters()).device
     tower = QueryTower(network).to("cpu").eval()
     dim = network.targets.dim
     # Two rows, of which one is half masked: a size of one would be taken for a constant.
@@ -57,6 +58,7 @@ def query_tower_onnx(network: TwoTowerNetwork, *, length: int) -> bytes:
             )
     finally:
         exporter.setLevel(level)
+        network.to(device)  # the tower is a part of it, and was moved in place
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
     model = program.model_proto

@@ -117,6 +117,9 @@ class TableEncoder:
         Args:
             table: one row an entity, or no column at all.
             n: how many entities: a table without columns has no length.
+
+        Raises:
+            DataError: a number is infinite, or is none.
         """
         codes = np.zeros((n, len(self.vocabularies)), dtype=np.int64)
         for place, (name, vocabulary) in enumerate(self.vocabularies.items()):
@@ -125,7 +128,7 @@ class TableEncoder:
                 codes[:, place] = np.asarray(pc.fill_null(found, -1)) + 1
         numbers = np.zeros((n, 2 * len(self.scales)), dtype=np.float32)
         for place, (name, scale) in enumerate(self.scales.items()):
-            values = np.full(n, np.nan) if name not in table.column_names else _numbers(table[name])
+            values = np.full(n, np.nan) if name not in table.column_names else _numbers(table[name], name)
             values = np.log1p(np.maximum(values, 0)) if scale.log else values
             missing = np.isnan(values)
             numbers[:, place] = np.where(missing, 0.0, (values - scale.mean) / scale.deviation)
@@ -167,13 +170,17 @@ def _auto_columns(table: pa.Table, kind: str, max_categories: int) -> tuple[str,
             )
             if few and pc.count_distinct(column).as_py() > 1:
                 chosen.append(name)
-        elif contract is not None and _is_number(column.type) and np.nanstd(_or_zero(column)) > 0:
+        elif (
+            contract is not None
+            and _is_number(column.type)
+            and np.nanstd(_or_zero(column, f"{kind}.{name}")) > 0
+        ):
             chosen.append(name)
     return tuple(chosen)
 
 
-def _or_zero(column: pa.ChunkedArray) -> Any:
-    values = _numbers(column)
+def _or_zero(column: pa.ChunkedArray, name: str) -> Any:
+    values = _numbers(column, name)
     return values if np.isfinite(values).any() else np.zeros(1)
 
 
@@ -205,15 +212,23 @@ def _common_words(titles: pa.ChunkedArray, most: int) -> tuple[str, ...]:
     return tuple(reversed(frequent))
 
 
-def _numbers(column: pa.ChunkedArray) -> Any:
-    """(n,) float64, NaN where missing."""
-    return np.asarray(pc.fill_null(pc.cast(column, pa.float64()), np.nan))
+def _numbers(column: pa.ChunkedArray, name: str) -> Any:
+    """(n,) float64, NaN where missing.
+
+    Raises:
+        DataError: a value is infinite or no number; names the column and the row.
+    """
+    try:
+        values = np.asarray(pc.fill_null(pc.cast(column, pa.float64()), np.nan))
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{name}: {error}; a feature that was a number must stay one") from None
+    if np.isinf(values).any():
+        raise DataError(f"{name}: row {int(np.argmax(np.isinf(values)))} is infinite; leave it empty")
+    return values
 
 
 def _scale(column: pa.ChunkedArray, name: str, kind: str) -> Scale:
-    values = _numbers(column)
-    if np.isinf(values).any():
-        raise DataError(f"{kind}.{name}: row {int(np.argmax(np.isinf(values)))} is infinite; leave it empty")
+    values = _numbers(column, f"{kind}.{name}")
     log = name in _LOGARITHMIC
     values = np.log1p(np.maximum(values, 0)) if log else values
     values = values[~np.isnan(values)]

@@ -189,15 +189,23 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = rate
         try:
-            loss = self._loss_of_share(windows)
-            loss.backward()  # type: ignore[no-untyped-call]
-            loss = self.team.sum_gradients(list(self.network.parameters()), loss)
-            for optimiser in self._optimisers:
-                optimiser.step()
-        except torch.OutOfMemoryError as error:
-            raise self._too_large(windows) from error
+            loss = self._advance(windows)
+        except (RuntimeError, MemoryError) as error:
+            if not of_memory(error):
+                raise
+            loss = None  # what the step held goes with its traceback, before smaller batches are tried
+        if loss is None:
+            raise self._too_large(windows)
         state.step += 1
         self._pending.append(loss)
+
+    def _advance(self, windows: LongArray) -> Tensor:
+        loss = self._loss_of_share(windows)
+        loss.backward()  # type: ignore[no-untyped-call]
+        loss = self.team.sum_gradients(list(self.network.parameters()), loss)
+        for optimiser in self._optimisers:
+            optimiser.step()
+        return loss
 
     def _loss_of_share(self, windows: LongArray) -> Tensor:
         """This process's part of a batch's loss; the parts of all sum to it."""
@@ -230,7 +238,8 @@ class Trainer:
         if done or evaluates:
             self._evaluate()
         state.finished = state.finished or done
-        if checkpoints or state.finished:
+        # The best so far is kept too: what comes after it may diverge.
+        if checkpoints or state.finished or (evaluates and state.best_step == state.step):
             self._save()
 
     def _look(self) -> None:
@@ -346,22 +355,37 @@ class Trainer:
         n = len(windows)
         while n > 1:
             n //= 2
-            for optimiser in self._optimisers:
-                optimiser.zero_grad(set_to_none=True)
-            if self.source.device.type == "cuda":
-                torch.cuda.empty_cache()
-            try:
-                self.loss(self.source.batch(windows[:n], self._moments(n))).backward()  # type: ignore[no-untyped-call]
-            except torch.OutOfMemoryError:
-                continue
-            fits = int(self.windows.n_examples[windows[:n]].sum())
-            return ModelError(
-                f"the device has too little memory for batch_size={self.params.batch_size}: {fits} would fit"
-            )
+            if self._fits(windows[:n]):
+                fits = int(self.windows.n_examples[windows[:n]].sum())
+                return ModelError(
+                    f"{self.source.device} has too little memory for batch_size={self.params.batch_size}:"
+                    f" {fits} would fit"
+                )
         return ModelError(
-            f"the device has too little memory for batch_size={self.params.batch_size}, and for a single "
-            f"window too: lower history_length, dim or uniform_negatives"
+            f"{self.source.device} has too little memory for batch_size={self.params.batch_size}, and for a"
+            f" single window too: lower history_length, dim or uniform_negatives"
         )
+
+    def _fits(self, windows: LongArray) -> bool:
+        """Whether a whole step of these windows fits; the weights are of no use after."""
+        for optimiser in self._optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        if self.source.device.type == "cuda":
+            torch.cuda.empty_cache()
+        try:
+            self.loss(self.source.batch(windows, self._moments(len(windows)))).backward()  # type: ignore[no-untyped-call]
+            for optimiser in self._optimisers:
+                optimiser.step()
+        except (RuntimeError, MemoryError) as error:
+            if not of_memory(error):
+                raise
+            return False
+        return True
+
+
+def of_memory(error: RuntimeError | MemoryError) -> bool:
+    """Whether a device had too little: torch tells of a GPU by type, of the CPU by words alone."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
 
 
 def learning_rate(params: TwoTowerParams, step: int, total: int) -> float:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 from scipy import sparse
@@ -25,7 +26,7 @@ from recsys.models.onnx_export import query_tower_onnx
 from recsys.models.team import Team
 from recsys.models.tower_features import TableEncoder
 from recsys.models.tower_inputs import Side, TrainingInputs
-from recsys.models.tower_training import LearningPoint
+from recsys.models.tower_training import LearningPoint, of_memory
 from recsys.models.tower_validation import (
     ROWS_AT_ONCE,
     Validation,
@@ -111,13 +112,7 @@ class TwoTower(VectorModel):
             users: (B,) int32 indices of known users, whose id and features count too; -1 for an unknown one.
         """
         network = self.network
-        length = self.params.history_length
-        histories = HistoryBatch(
-            *(
-                getattr(histories, name)[:, -length:]
-                for name in ("target_idx", "behaviour", "timestamp_us", "mask")
-            )
-        )
+        histories = histories.last(self.params.history_length)
         profiles = np.zeros((len(histories.mask), self.params.dim), dtype=np.float32)
         if users is not None:
             profiles[users >= 0] = self.user_profiles[users[users >= 0]]
@@ -131,10 +126,22 @@ class TwoTower(VectorModel):
         Args:
             table: one row a target, with the feature columns of the fit; values never seen are unknown.
             given: (n, e) their given vectors, if the fit had such.
+
+        Raises:
+            DataError: a number of the table is infinite, or is none.
+            ModelError: not fitted, or the given vectors are not as those of the fit.
         """
         network = self.network
         encoded = self._target_encoder.encode(table, len(table))
-        vectors = np.zeros((len(table), 0), np.float32) if given is None else given
+        vectors = np.zeros((len(table), 0), np.float32)
+        if self.given is not None:
+            if given is None or np.shape(given)[1:] != np.shape(self.given)[1:]:
+                shape = None if given is None else np.shape(given)
+                raise ModelError(
+                    f"given vectors have shape {shape}; the fit had such of {np.shape(self.given)[1]}"
+                    f" numbers, and each of {len(table)} new targets needs one"
+                )
+            vectors = _checked_given(given, len(table))
         with torch.no_grad():
             content = network.targets.content(
                 *(
@@ -155,7 +162,7 @@ class TwoTower(VectorModel):
                 self._learn(dataset, progress)
             self._encode_all(dataset)
         except (RuntimeError, MemoryError) as error:  # a training step names the batch that fits
-            if not _of_memory(error):
+            if not of_memory(error):
                 raise
             raise ModelError(
                 f"{self.device} has too little memory for the towers of {self.n_users} users and"
@@ -205,7 +212,7 @@ class TwoTower(VectorModel):
                 self._target_encoder,
                 targets,
                 self.n_targets,
-                given=None if self.given is None else self._checked_given(self.n_targets),
+                given=None if self.given is None else _checked_given(self.given, self.n_targets),
             ),
             timelines=timelines,
             exposures=Exposures.of(
@@ -216,15 +223,6 @@ class TwoTower(VectorModel):
                 trained=timelines.targets,
             ),
         )
-
-    def _checked_given(self, n_targets: int) -> FloatArray:
-        given = np.asarray(self.given, dtype=np.float32)
-        if given.ndim != 2 or len(given) < n_targets:
-            raise ModelError(f"given vectors have shape {given.shape}; {n_targets} targets need a row each")
-        if not np.isfinite(given).all():
-            row = int(np.argmin(np.isfinite(given).all(axis=1)))
-            raise ModelError(f"given vectors: row {row} is not finite; put zeros where there is no vector")
-        return given[:n_targets]
 
     def _hold_out(self, dataset: Dataset) -> tuple[Validation | None, Dataset]:
         """The validation and what is left to train on; everything, where nothing can or shall be held out."""
@@ -313,9 +311,14 @@ class TwoTower(VectorModel):
             )
 
 
-def _of_memory(error: RuntimeError | MemoryError) -> bool:
-    """Whether a device had too little: torch tells of a GPU by type, of the CPU by words alone."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
+def _checked_given(vectors: npt.ArrayLike, n_targets: int) -> FloatArray:
+    given = np.asarray(vectors, dtype=np.float32)
+    if given.ndim != 2 or len(given) < n_targets:
+        raise ModelError(f"given vectors have shape {given.shape}; {n_targets} targets need a row each")
+    if not np.isfinite(given).all():
+        row = int(np.argmin(np.isfinite(given).all(axis=1)))
+        raise ModelError(f"given vectors: row {row} is not finite; put zeros where there is no vector")
+    return given[:n_targets]
 
 
 def _ones(rows: IntArray, columns: IntArray, shape: tuple[int, int]) -> sparse.csr_matrix:

@@ -16,7 +16,7 @@ from recsys.data.histories import HistoryBatch
 from recsys.errors import BundleError, ModelError
 from recsys.models.base import Model, Progress
 from recsys.models.fused import FusedModel
-from recsys.models.fusion import Combiner, ItemTable, Pool, feature_names, features
+from recsys.models.fusion import HISTORY_LENGTH, Combiner, ItemTable, Pool, feature_names, features
 from recsys.models.fusion_training import Fold, FusionParams, item_table, train_fusion
 from recsys.models.history_models import CoVisitation, Repeat
 from recsys.models.popular import Popular
@@ -252,6 +252,28 @@ def test_what_trees_cannot_tell_apart_stands_as_its_sources_placed_it(
     found = alike.recommend([none, none, placed], nothing, np.array([START_US]), k=3).candidates
     assert found.row(0)[0].tolist() == [7, 5, 9]
     assert np.ptp(found.row(0)[1]) < 1e-3
+
+
+def test_only_the_latest_actions_count(trained: tuple[list[Model], Combiner, Dataset]) -> None:
+    rng = np.random.default_rng(0)
+    found = [
+        candidates([(target, 1.0 - target / 40) for target in range(place, 40, 3)]) for place in range(3)
+    ]
+    now_us = START_US + 300 * HOUR_US
+    actions = [(int(target), BUY, 250.0 - n) for n, target in enumerate(rng.integers(0, 40, 250))]
+    long, now = history(actions, at_us=now_us), np.array([now_us])
+    read: list[FloatArray] = []
+
+    class Reader:
+        def scores(self, x: FloatArray) -> FloatArray:
+            read.append(x)
+            return x[:, 0]
+
+    combiner = replace(trained[1], trees=Reader())  # type: ignore[arg-type]
+    for given in (long, long.last(HISTORY_LENGTH), long.last(10)):
+        combiner.recommend(found, given, now, k=20)
+    np.testing.assert_array_equal(read[0], read[1])
+    assert (read[0] != read[2]).any()
 
 
 def test_masks_hold(trained: tuple[list[Model], Combiner, Dataset]) -> None:

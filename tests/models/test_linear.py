@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -65,6 +67,17 @@ def test_ease_refuses_what_the_machine_has_no_memory_for(
     monkeypatch.setattr(linear, "_installed_gb", lambda: 1e-9)
     with pytest.raises(ModelError, match=r"18 targets need about 0\.0 GB, the machine has 0\.0; lower"):
         EASE().fit(dataset)
+
+
+@pytest.mark.parametrize(("limit", "gb"), [("2000000\n", 0.002), ("max\n", None)])
+def test_a_container_has_what_it_may_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, gb: float | None
+) -> None:
+    monkeypatch.setattr(linear, "_CONTAINER_LIMITS", ())
+    installed = linear._installed_gb()
+    (tmp_path / "memory.max").write_text(limit)
+    monkeypatch.setattr(linear, "_CONTAINER_LIMITS", (tmp_path / "memory.max", tmp_path / "absent"))
+    assert linear._installed_gb() == pytest.approx(gb or installed)
 
 
 @pytest.mark.parametrize("most_pairs", [0.0, 1e9])

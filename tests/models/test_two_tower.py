@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ import torch
 from recsys.data.behaviours import BehaviourWeights
 from recsys.data.dataset import Dataset
 from recsys.data.histories import HistoryBatch
-from recsys.errors import ModelError
+from recsys.errors import DataError, ModelError
 from recsys.models.checkpoint import load_checkpoint
 from recsys.models.tower_loss import TowerLoss
 from recsys.models.tower_training import CHECKPOINT, Trainer, learning_rate
@@ -200,6 +202,26 @@ def test_given_vectors_place_a_new_item(build_dataset: BuildDataset) -> None:
     new = np.arange(n_items - N_BLOCKS, n_items)
     scores = model.user_vectors @ model.target_vectors[new].T
     assert (new[scores.argmax(axis=1)] % N_BLOCKS == np.arange(N_USERS) % N_BLOCKS).mean() > 0.9
+
+
+def test_new_targets_that_cannot_be_read_are_named(blocks: Dataset) -> None:
+    n_items = len(blocks.items)
+    priced = replace(blocks.items, table=pa.table({"price": np.arange(n_items, dtype=float)}))
+    model = TwoTower(SMALL, device="cpu", given=np.ones((n_items, 2), np.float32)).fit(
+        replace(blocks, items=priced)
+    )
+    given = np.ones((1, 2), np.float32)
+    with pytest.raises(DataError, match="price: row 0 is infinite; leave it empty"):
+        model.encode_new_targets(pa.table({"price": [math.inf]}), given=given)
+    with pytest.raises(DataError, match=r"price: .*abc"):
+        model.encode_new_targets(pa.table({"price": ["abc"]}), given=given)
+    for wrong in (None, np.ones((1, 3)), np.ones((0, 2))):
+        with pytest.raises(ModelError, match="given vectors have shape"):
+            model.encode_new_targets(pa.table({"price": [1.0]}), given=wrong)
+    # Of another precision they are as good.
+    table = pa.table({"price": [1.0]})
+    found = [model.encode_new_targets(table, given=given.astype(type_)) for type_ in ("f8", "f4")]
+    np.testing.assert_array_equal(*found)
 
 
 def test_given_vectors_that_do_not_fit_are_refused(blocks: Dataset) -> None:
@@ -451,6 +473,51 @@ def test_a_device_without_memory_names_the_batch_that_fits(
     monkeypatch.setattr(TowerLoss, "__call__", with_little_memory)
     with pytest.raises(ModelError, match=r"batch_size=64: (\d|1\d|20) would fit"):
         TwoTower(SMALL, device="cpu").fit(blocks)
+
+
+def test_what_failed_is_let_go_of_before_a_smaller_batch_is_tried(
+    blocks: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss, failed = TowerLoss.__call__, list[weakref.ref[torch.Tensor]]()
+    alive: list[bool] = []
+
+    def with_little_memory(self: TowerLoss, batch: Batch) -> torch.Tensor:
+        alive.append(any(tensor() is not None for tensor in failed))
+        found = loss(self, batch)
+        if len(batch.row) > 10:
+            failed.append(weakref.ref(found))
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return found
+
+    monkeypatch.setattr(TowerLoss, "__call__", with_little_memory)
+    with pytest.raises(ModelError, match="would fit"):
+        TwoTower(SMALL, device="cpu").fit(blocks)
+    assert len(failed) >= 2
+    assert not any(alive)
+
+
+def test_an_optimiser_without_memory_fits_no_batch(blocks: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", fail)
+    with pytest.raises(ModelError, match=r"cpu has too little memory for batch_size=64, and for a single"):
+        TwoTower(SMALL, device="cpu").fit(blocks)
+
+
+def test_the_best_before_a_divergence_is_kept(
+    blocks: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = SMALL.model_copy(update={"evaluate_every": 4})
+    loss, calls = TowerLoss.__call__, itertools.count(1)
+
+    def diverge(self: TowerLoss, batch: Batch) -> torch.Tensor:
+        return loss(self, batch) * (math.nan if next(calls) == 6 else 1.0)
+
+    monkeypatch.setattr(TowerLoss, "__call__", diverge)
+    model = TwoTower(params, device="cpu", checkpoint_dir=tmp_path)
+    with pytest.raises(ModelError, match=r"loss of step 6 is nan .* the checkpoint of step 4 is kept"):
+        model.fit(blocks)
 
 
 def test_not_fitted_is_named() -> None:
