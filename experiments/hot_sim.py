@@ -23,6 +23,7 @@ from records import add
 from recsys.data.dataset import Dataset
 from recsys.data.prepare import prepare
 from recsys.data.simulate import SimulationParams, simulate
+from recsys.durations import DAY_US
 from recsys.errors import ModelError
 from recsys.hot.baselines import decayed_units, rankings
 from recsys.hot.panel import Panel, build_panel
@@ -71,7 +72,7 @@ def run(seed: int) -> dict[str, object]:
         prepare(logs, Path(folder) / "dataset")
         dataset = Dataset.load(Path(folder) / "dataset")
         start, days = dataset.until(dataset.as_of_us).events.timestamp_us[0], SimulationParams().days
-        first = date(1970, 1, 1) + timedelta(days=int(start // 86_400_000_000))
+        first = date(1970, 1, 1) + timedelta(days=int(start // DAY_US))
         found: list[dict[str, float]] = []
         for origin in range(-(-days // 2), days - HORIZON.last, 7):
             as_of = first + timedelta(days=origin)

@@ -26,11 +26,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
 
-from recsys.data.behaviours import DAY_US, BehaviourWeights
+from recsys.data.behaviours import BehaviourWeights
 from recsys.data.dataset import Dataset
 from recsys.data.prepare import prepare
 from recsys.data.simulate import SimulationParams, simulate
 from recsys.data.sources import import_source
+from recsys.durations import DAY_US
 from recsys.evaluation.metrics import hits, recall
 from recsys.models.base import top_k
 from recsys.models.two_tower import TwoTower, TwoTowerParams

@@ -17,6 +17,7 @@ from recsys.data.behaviours import BehaviourWeights
 from recsys.data.dataset import Dataset, Events
 from recsys.data.histories import HistoryBatch
 from recsys.data.split import Window
+from recsys.durations import SECOND_US
 from recsys.models.collaborative import ALS, ALSParams
 from recsys.models.training_examples import HISTORY_BEHAVIOURS
 from recsys.models.two_tower import TwoTower, TwoTowerParams
@@ -31,7 +32,6 @@ from recsys.types import FloatArray, Target
 #: Last share of what is known that a tuning is judged by, and how many of its visits.
 VALIDATION = 0.1
 TUNING_VISITS = 1_000
-_SECOND_US = 1_000_000
 
 #: (user, their events before now, now_us) -> (d,) vector; targets are (streamers, d).
 UserVector = Callable[[int, Events, int], FloatArray]
@@ -86,7 +86,7 @@ class StreamerRanking:
         rows = self._rows[self._starts[user] : self._starts[user + 1]] if user >= 0 else self._rows[:0]
         rows = rows[: int(np.searchsorted(self._events.timestamp_us[rows], now_us))]
         events = self._events.where(rows)
-        over_us = events.timestamp_us + np.nan_to_num(events.duration_s) * _SECOND_US
+        over_us = events.timestamp_us + np.nan_to_num(events.duration_s) * SECOND_US
         known_s = np.where(over_us < now_us, events.duration_s, np.nan)
         return replace(events, duration_s=known_s.astype(np.float32))
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 import lightgbm as lgb
 import numpy as np
 
+from recsys.durations import HOUR_US
 from recsys.models.trees import Trees
 from recsys.rooms.content import Content, Taste
 from recsys.rooms.events import EventBatch
@@ -32,7 +33,6 @@ from recsys.types import BEHAVIOURS, FloatArray
 STREAMERS, ITEMS, CATEGORIES, DIMENSIONS = 50_000, 100_000, 20, 24
 EVENTS, USERS, REQUESTS = 500_000, 2_000, 1_000
 NOW_US = 1_750_000_000_000_000
-HOUR_US = 3_600_000_000
 
 
 def world(rooms: int, rng: np.random.Generator) -> LiveState:

@@ -24,6 +24,7 @@ from recsys.data.dataset import Dataset, to_us
 from recsys.data.prepare import prepare
 from recsys.data.simulate import SimulationParams, simulate
 from recsys.data.sources import import_source
+from recsys.durations import DAY_US
 from recsys.errors import DataError
 from recsys.evaluation.table import ALL, Row
 from recsys.hot.params import HotParams
@@ -304,7 +305,7 @@ def _units_after(dataset: Dataset, scores: HotScores, day: date) -> list[tuple[f
     events = dataset.events
     bought = events.behaviour == Behaviour.PURCHASE.code
     start = to_us(datetime(day.year, day.month, day.day, tzinfo=UTC))
-    since = (events.timestamp_us - start) / 86_400_000_000
+    since = (events.timestamp_us - start) / DAY_US
     units = np.nan_to_num(events.quantity, nan=1.0)
 
     def total(low: int, high: int) -> np.ndarray[Any, Any]:

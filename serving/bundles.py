@@ -11,11 +11,12 @@ from typing import Self
 import pyarrow as pa
 
 from recsys.bundle import MAX_BYTES
+from recsys.durations import SECOND_US
 from serving.answer import RequestError
 from serving.decisions import DecisionLog
 from serving.loaded import LoadedBundle
 from serving.reload import Follower
-from serving.reporting import SECOND_US, Current, Reporting
+from serving.reporting import Current, Reporting
 from serving.trial import Shadow, Split, Trial
 
 

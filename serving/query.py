@@ -9,13 +9,12 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as onnx_errors
 
 from recsys.bundle import BundleRefused, Reason
-from recsys.data.behaviours import DAY_US
 from recsys.data.histories import HistoryBatch
+from recsys.durations import DAY_US, SECOND_US
 from recsys.models.fold_in import FoldIn
 from recsys.product_sections import FoldInQuery, TowerQuery, Vectors
 from recsys.types import FloatArray, LongArray
 
-_SECOND_US = 1_000_000
 #: ONNX Runtime's errors have no common base.
 _ONNX_ERRORS = (
     onnx_errors.Fail,
@@ -77,7 +76,7 @@ class TowerVector:
             return row
 
         mask = last(history.mask, np.bool_)
-        age_s = mask * ((at_us[:, None] - last(history.timestamp_us, np.int64)) / _SECOND_US)
+        age_s = mask * ((at_us[:, None] - last(history.timestamp_us, np.int64)) / SECOND_US)
         profile = self._profiles[user_idx][None] if user_idx >= 0 else self._nobody
         (vectors,) = self._session.run(
             None,

@@ -19,6 +19,7 @@ from recsys.bundle import MAX_BYTES
 from recsys.data.ids import id_key
 from recsys.data.tombstones import forgotten as read_forgotten
 from recsys.data.tombstones import put_on_list, tombstone
+from recsys.durations import SECOND_US
 from recsys.types import Behaviour, Event, ExternalId
 from serving.answer import RequestError
 from serving.bitmap import Bitmap
@@ -29,7 +30,6 @@ from serving.reports import Aired, EndedRoom, ForgottenUser, ItemReport, LiveRoo
 from serving.rooms import RoomJournal, RoomService
 from serving.state import Action, Facts, FreshActions
 
-SECOND_US = 1_000_000
 #: The longest that an event may last: a year.
 MAX_DURATION_S = 366 * 86_400
 #: How far from the epoch a moment may be, in seconds: what 64 bits hold of microseconds, and of differences.

@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from recsys.data.ids import IdMap, id_key
+from recsys.durations import HOUR_US
 from recsys.product_sections import Catalogue
 from recsys.room_sections import RoomParts
 from recsys.rooms.content import Content
@@ -22,7 +23,7 @@ from recsys.rooms.events import EventBatch
 from recsys.rooms.explore import NO_FLOORS, ExploreParams, unknown_kinds, with_floors
 from recsys.rooms.features import room_features
 from recsys.rooms.live_rooms import LiveRooms
-from recsys.rooms.params import HOUR_US, StateParams
+from recsys.rooms.params import StateParams
 from recsys.rooms.reasons import room_reasons
 from recsys.rooms.scorer import RoomScorer
 from recsys.rooms.state import LiveState

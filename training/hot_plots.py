@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.figure import Figure
 
-from recsys.data.behaviours import DAY_US
 from recsys.data.dataset import Dataset, to_us
+from recsys.durations import DAY_US
 from recsys.hot.backtest import MODEL, BacktestReport
 from recsys.hot.params import Horizon, TargetParams
 from recsys.types import Behaviour

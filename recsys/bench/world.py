@@ -16,6 +16,7 @@ from pydantic import Field
 from recsys.bundle import write_bundle
 from recsys.data.histories import Histories
 from recsys.data.ids import IdMap
+from recsys.durations import HOUR_US
 from recsys.index import IndexParams, build_index
 from recsys.product_sections import (
     Catalogue,
@@ -30,7 +31,6 @@ from recsys.types import Behaviour, FloatArray, IntArray, Params
 #: The bundle's moment: 2026-03-01 UTC in microseconds.
 AS_OF_US = 1_772_323_200_000_000
 SOURCE = "two_tower"
-_HOUR_US = 3_600_000_000
 _POPULAR = 10_000
 _ROWS_AT_ONCE = 1 << 16
 
@@ -89,7 +89,7 @@ def write_world(path: Path, params: WorldParams) -> Path:
             indptr=np.arange(n_users + 1, dtype=np.int64) * length,
             target_idx=history.ravel(),
             behaviour=np.tile(behaviour, n_users),
-            timestamp_us=np.tile(AS_OF_US - np.arange(length, 0, -1) * _HOUR_US, n_users),
+            timestamp_us=np.tile(AS_OF_US - np.arange(length, 0, -1) * HOUR_US, n_users),
             duration_s=np.full(history.size, np.nan, dtype=np.float32),
         ),
         seen_indptr=np.arange(n_users + 1, dtype=np.int64) * int(bought.sum()),

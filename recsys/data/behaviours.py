@@ -8,13 +8,12 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from recsys.durations import DAY_US
 from recsys.search import Within
 from recsys.types import BEHAVIOURS, Behaviour, FloatArray, Params
 
 if TYPE_CHECKING:
     from recsys.data.dataset import Events
-
-DAY_US = 86_400_000_000
 
 
 class BehaviourWeights(Params):

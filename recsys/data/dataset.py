@@ -24,6 +24,7 @@ from scipy import sparse
 from recsys.data.behaviours import BehaviourWeights
 from recsys.data.histories import Histories
 from recsys.data.ids import IdMap
+from recsys.durations import SECOND_US
 from recsys.errors import DataError
 from recsys.types import BEHAVIOURS, Behaviour, BoolArray, FloatArray, IntArray, LongArray, Target
 
@@ -33,18 +34,17 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 MANIFEST = "dataset.json"
-_SECOND_US = 1_000_000
 
 
 def to_us(moment: datetime) -> int:
     """Microseconds since the epoch; a moment without a time zone is UTC."""
     aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-    return round(aware.timestamp() * _SECOND_US)
+    return round(aware.timestamp() * SECOND_US)
 
 
 def from_us(moment_us: int) -> datetime:
     """The UTC moment that lies `moment_us` microseconds after the epoch."""
-    return datetime.fromtimestamp(moment_us / _SECOND_US, tz=UTC)
+    return datetime.fromtimestamp(moment_us / SECOND_US, tz=UTC)
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ class Dataset:
             moment = f"{from_us(as_of_us):%Y-%m-%d %H:%M:%S} UTC"
             raise DataError(f"{self.path}: no event before {moment}; choose a later moment")
         events = self.events.where(slice(0, n))
-        length_us = np.nan_to_num(events.duration_s.astype(np.float64)) * _SECOND_US
+        length_us = np.nan_to_num(events.duration_s.astype(np.float64)) * SECOND_US
         over_us = events.timestamp_us + length_us.astype(np.int64)
         watching = np.isfinite(events.duration_s) & (over_us >= as_of_us)
         events = replace(events, duration_s=np.where(watching, np.float32(np.nan), events.duration_s))
@@ -299,9 +299,9 @@ class Dataset:
         table = self._connection.read_parquet(str(self.path / f"{name}.parquet"))
         as_of = ibis.literal(self.as_of.replace(tzinfo=None))
         if name == "events":
-            over = table.timestamp + (table.duration_s.cast("float64") * _SECOND_US).cast(
-                "int64"
-            ).as_interval("us")
+            over = table.timestamp + (table.duration_s.cast("float64") * SECOND_US).cast("int64").as_interval(
+                "us"
+            )
             known = table.filter(table.timestamp < as_of)
             return known.mutate(duration_s=ibis.ifelse(over < as_of, table.duration_s, ibis.null("float32")))
         if name in ("rooms", "showcases"):

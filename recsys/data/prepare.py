@@ -28,6 +28,7 @@ from recsys.data.engine import ROW_GROUP, UNREADABLE_LINE, Engine, EngineName, o
 from recsys.data.logs import RawTable, read_logs, typed
 from recsys.data.schema import TABLES, Kind
 from recsys.data.tombstones import forgotten, tombstone
+from recsys.durations import DAY_US
 from recsys.errors import DataError
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 KINDS = ("user", "item", "room", "streamer")
-_DAY_US = 86_400_000_000
 #: Columns of the numbering's own: no feature is likely to be named so.
 _ID, _AT, _FIRST, _OWN, _LISTED = (f"recsys:{name}" for name in ("id", "at", "first_at", "own_at", "listed"))
 
@@ -204,7 +204,7 @@ def _build(
         dropped_columns=tuple(dropped),
         fingerprint=_fingerprint(built),
     )
-    as_of_us = to_us(until) if until is not None else min(to_us(end), to_us(last) + _DAY_US) + 1
+    as_of_us = to_us(until) if until is not None else min(to_us(end), to_us(last) + DAY_US) + 1
     manifest: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "as_of_us": as_of_us,

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from recsys.data.dataset import Dataset
+from recsys.durations import DAY_US, HOUR_US
 from recsys.errors import DataError
 from recsys.types import Params
-
-HOUR_US = 3_600_000_000
-DAY_US = 24 * HOUR_US
 
 
 class SplitParams(Params):

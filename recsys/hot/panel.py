@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.data.dataset import Dataset, from_us, to_us
+from recsys.durations import DAY_US
 from recsys.errors import DataError
 from recsys.hot.hours import HOURS, Hours
 from recsys.hot.queries import daily_activity, daily_airtime, daily_purchases, hourly_activity
@@ -30,7 +31,6 @@ from recsys.types import BoolArray, FloatArray, IntArray
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DAY_US = 86_400_000_000
 
 #: A run of empty days counts as a gap in the log from this length, if so many events were to be expected that
 #: chance would leave them out once in three million.

@@ -8,15 +8,13 @@ import ibis
 import pyarrow as pa
 
 from recsys.data.dataset import Dataset
+from recsys.durations import DAY_S, HOUR_S
 from recsys.hot.quantities import most_usual
 from recsys.types import Behaviour
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
 
-DAY_S = 86_400
-HOUR_S = 3_600
-DAY_US = DAY_S * 1_000_000
 
 #: A buyer's purchases of the same item on so many days back count as repeats.
 REPEAT_DAYS = 28

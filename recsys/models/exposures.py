@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.data.dataset import Events
+from recsys.durations import SECOND_US
 from recsys.models.training_examples import Timelines
 from recsys.types import Behaviour, BoolArray, IntArray, LongArray, Target
 
-_SECOND_US = 1_000_000
 #: Answers of a user that are none of liking: what got no other is still a negative.
 _REFUSALS = (Behaviour.IMPRESSION, Behaviour.HIDE)
 
@@ -53,7 +53,7 @@ class Exposures:
         rows = rows[np.argsort(events.user_idx[rows], kind="stable")]
         user, time_us = events.user_idx[rows], events.timestamp_us[rows]
         of_event = timelines.user_idx
-        earliest_us = timelines.timestamp_us - int(window_s * _SECOND_US)
+        earliest_us = timelines.timestamp_us - int(window_s * SECOND_US)
         return cls(
             target_idx=index[rows],
             start=_earlier(user, time_us, of_event, earliest_us, or_at_once=False),

@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.data.histories import HistoryBatch
+from recsys.durations import HOUR_US
 from recsys.errors import BundleError, ModelError
 from recsys.models.ragged import Ragged
 from recsys.models.repeat import N_STAGES, Touches
 from recsys.models.trees import Trees
 from recsys.types import BoolArray, Candidates, FloatArray, IntArray, LongArray
 
-_HOUR_US = 3_600_000_000
 _FORMAT = 3
 
 #: Half-lives, days, of the popularity columns of an ItemTable: now, this week, this month.
@@ -200,7 +200,7 @@ def features(pool: Pool, table: ItemTable, history: HistoryBatch, at_us: LongArr
     of_target[:, 3] = table.attention[pool.ids]
     of_target[:, 4] = popularity[:, 0] - popularity[:, -1]
     age_us = np.maximum(at_us[pool.row] - table.first_seen_us[pool.ids], 0)
-    of_target[:, 5] = np.log1p((age_us / (24 * _HOUR_US)).astype(np.float32))
+    of_target[:, 5] = np.log1p((age_us / (24 * HOUR_US)).astype(np.float32))
     of_target[:, 6:8] = _price(pool, table, touches)
     of_target[:, 8:10] = _category(pool, table, history, at_us)
     out[:, user_at:] = _user(touches)[pool.row]
@@ -254,7 +254,7 @@ def _category(pool: Pool, table: ItemTable, history: HistoryBatch, at_us: LongAr
     known = np.zeros((len(key) + 1, 2), dtype=np.float32)  # the last row is of no category in common
     known[:-1, 0] = np.bincount(cell, minlength=len(key)) / np.bincount(row)[key // width]
     hours = np.empty(len(key), dtype=np.float32)
-    hours[cell] = np.maximum(at_us[row] - history.timestamp_us[row, column], 0) / _HOUR_US
+    hours[cell] = np.maximum(at_us[row] - history.timestamp_us[row, column], 0) / HOUR_US
     known[:-1, 1] = _recency(hours)
     mine = table.category[pool.ids]
     found: FloatArray = known[_find(key, np.where(mine >= 0, pool.row * width + mine, -1))]

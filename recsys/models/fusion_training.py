@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 from pydantic import Field
 from scipy import sparse
 
-from recsys.data.behaviours import DAY_US
 from recsys.data.dataset import Dataset
+from recsys.durations import DAY_US
 from recsys.errors import ModelError
 from recsys.models.base import Model
 from recsys.models.fusion import (

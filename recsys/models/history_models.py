@@ -13,9 +13,9 @@ import numpy.typing as npt
 from pydantic import Field
 from scipy import sparse
 
-from recsys.data.behaviours import DAY_US
 from recsys.data.dataset import Dataset
 from recsys.data.histories import Histories, HistoryBatch
+from recsys.durations import DAY_US, HOUR_US
 from recsys.models.collaborative import ItemKNN, ItemKNNParams
 from recsys.models.neighbours import INTENT, Neighbours, RecencyParams
 from recsys.models.ragged import Ragged
@@ -23,8 +23,6 @@ from recsys.models.repeat import MAX_TOUCHES, N_AGES, N_STAGES, ReturnRates, Tou
 from recsys.models.sparse_model import SparseModel
 from recsys.search import Within
 from recsys.types import BEHAVIOURS, Behaviour, FloatArray, IntArray, LongArray, Params, Progress, Target
-
-_HOUR_US = 3_600_000_000
 
 
 class HistoryScorer(Protocol):
@@ -128,7 +126,7 @@ def count_pairs(
     nothing = np.zeros(0, dtype=np.int32)
     total = sparse.csr_matrix((nothing.astype(np.float32), (nothing, nothing)), shape=shape)
     for step in range(1, min(params.max_steps, max(len(user) - 1, 0)) + 1):
-        gap_hours = (at_us[step:] - at_us[:-step]) / _HOUR_US
+        gap_hours = (at_us[step:] - at_us[:-step]) / HOUR_US
         together = (user[step:] == user[:-step]) & (item[step:] != item[:-step])
         first = np.flatnonzero(together & (gap_hours <= params.max_gap_hours))
         later = first + step

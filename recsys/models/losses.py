@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 
 def accidental_hits(target_ids: Tensor, negative_ids: Tensor) -> Tensor:
@@ -117,16 +116,6 @@ def hard_softmax(positive: Tensor, hardest: Tensor, left_out: Tensor, *, below: 
     """
     likely_right = (hardest > below * positive[:, None]) & (positive[:, None] > 0)
     return sampled_softmax(positive, hardest, torch.zeros_like(hardest), left_out | likely_right)
-
-
-def full_softmax(scores: Tensor, target_ids: Tensor) -> Tensor:
-    """Cross-entropy of each row, (B,), over every target.
-
-    Args:
-        scores: (B, targets).
-        target_ids: (B,) int64.
-    """
-    return functional.cross_entropy(scores, target_ids, reduction="none")
 
 
 def weighted_mean(losses: Tensor, weights: Tensor, *, total: Tensor | None = None) -> Tensor:

@@ -11,11 +11,10 @@ import numpy.typing as npt
 from pydantic import Field
 
 from recsys.data.histories import HistoryBatch
+from recsys.durations import HOUR_US
 from recsys.models.ragged import Ragged, expand
 from recsys.search import Within
 from recsys.types import BEHAVIOURS, Behaviour, FloatArray, IntArray, LongArray, Params
-
-_HOUR_US = 3_600_000_000
 
 #: How much an action says about what its user wants next.
 INTENT: Mapping[Behaviour, float] = {
@@ -55,7 +54,7 @@ class RecencyParams(Params):
         table = np.zeros(len(BEHAVIOURS), dtype=np.float32)
         for behaviour, weight in self.intent.items():
             table[behaviour.code] = weight
-        age_hours = np.maximum(at_us[:, None] - history.timestamp_us, 0) / _HOUR_US
+        age_hours = np.maximum(at_us[:, None] - history.timestamp_us, 0) / HOUR_US
         steps_back = np.arange(history.mask.shape[1])[::-1]
         decay = np.maximum(np.exp2(-age_hours / self.half_life_hours), self.floor)
         weights = table[history.behaviour] * decay * self.step**steps_back

@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.data.histories import HistoryBatch
+from recsys.durations import HOUR_US
 from recsys.models.ragged import Ragged
 from recsys.types import BEHAVIOURS, Behaviour, FloatArray, IntArray, LongArray
-
-_HOUR_US = 3_600_000_000
 
 #: The kinds of touch that are told apart, weakest first; the last that occurs names the pair's stage.
 STAGES: tuple[tuple[Behaviour, ...], ...] = (
@@ -74,7 +73,7 @@ class Touches:
         stage_of = _STAGE_OF[history.behaviour]
         row, column = np.nonzero(history.mask & (stage_of >= 0))
         stage = stage_of[row, column].astype(np.int64)
-        age_hours = np.maximum(at_us[row] - history.timestamp_us[row, column], 0) / _HOUR_US
+        age_hours = np.maximum(at_us[row] - history.timestamp_us[row, column], 0) / HOUR_US
         named = row * np.int64(n_targets) + history.target_idx[row, column]
         key, pair = np.unique(named, return_inverse=True)
         cell = pair * N_STAGES + stage

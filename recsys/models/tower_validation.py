@@ -10,6 +10,7 @@ from scipy import sparse
 from torch import Tensor
 
 from recsys.data.histories import HistoryBatch
+from recsys.durations import SECOND_US
 from recsys.evaluation import metrics
 from recsys.models.base import top_k
 from recsys.models.towers import QueryTower, TwoTowerNetwork
@@ -19,7 +20,6 @@ from recsys.types import FloatArray, IntArray, LongArray
 ROWS_AT_ONCE = 4_096
 _RANKED_AT_ONCE = 512
 _TOP = 20
-_SECOND_US = 1_000_000
 
 
 @torch.no_grad()
@@ -61,7 +61,7 @@ def encode_users(
     network.eval()
     tower = QueryTower(network)
     age_us = np.reshape(now_us, (-1, 1)) - histories.timestamp_us
-    age_s = np.where(histories.mask, age_us / _SECOND_US, 0).astype(np.float32)
+    age_s = np.where(histories.mask, age_us / SECOND_US, 0).astype(np.float32)
 
     def put(values: np.ndarray[Any, Any]) -> Tensor:
         return torch.from_numpy(values).to(network.log_temperature.device)

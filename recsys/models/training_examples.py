@@ -19,6 +19,7 @@ from scipy import sparse
 from torch import Tensor
 
 from recsys.data.dataset import Events
+from recsys.durations import SECOND_US
 from recsys.types import BEHAVIOURS, Behaviour, FloatArray, IntArray, LongArray, Target
 
 #: What is predicted from what; see `TwoTowerParams.ahead`.
@@ -27,7 +28,6 @@ Ahead = Literal["next", "all", "whole"]
 #: What a history is made of: everything that a user did, and nothing that was merely shown.
 HISTORY_BEHAVIOURS: tuple[Behaviour, ...] = tuple(b for b in BEHAVIOURS if b is not Behaviour.IMPRESSION)
 
-_SECOND_US = 1_000_000
 #: Batches from which windows of like length are put together, so that little of a batch is padding.
 _SORTED_TOGETHER = 32
 
@@ -267,7 +267,7 @@ class ExampleSource:
         position, mask = places.position, places.mask
         time_us = self.timestamp_us[position]
         gap_s = torch.zeros(mask.shape, device=self.device)
-        gap_s[:, 1:] = (time_us[:, 1:] - time_us[:, :-1]) / _SECOND_US
+        gap_s[:, 1:] = (time_us[:, 1:] - time_us[:, :-1]) / SECOND_US
         now_us, slot = time_us, places.slot
         if self.ahead != "next":
             now_us, slot = time_us.gather(1, slot[:, None]), torch.zeros_like(slot)
@@ -279,7 +279,7 @@ class ExampleSource:
             behaviour=self.behaviour[position].long() * mask,
             gap_s=gap_s * mask,
             mask=mask,
-            age_s=(age_us / _SECOND_US).float(),
+            age_s=(age_us / SECOND_US).float(),
             visible=seen & mask[:, None, :],
             row=places.row,
             slot=slot,

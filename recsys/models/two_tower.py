@@ -16,9 +16,10 @@ import pyarrow as pa
 import torch
 from scipy import sparse
 
-from recsys.data.behaviours import DAY_US, BehaviourWeights
+from recsys.data.behaviours import BehaviourWeights
 from recsys.data.dataset import Dataset, Events
 from recsys.data.histories import HistoryBatch
+from recsys.durations import DAY_US
 from recsys.errors import ModelError
 from recsys.models.base import VectorModel
 from recsys.models.exposures import Exposures

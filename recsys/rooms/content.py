@@ -9,8 +9,8 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from recsys.durations import DAY_US
 from recsys.rooms.memory import NEVER_US
-from recsys.rooms.params import DAY_US
 from recsys.rooms.potential import Potential
 from recsys.rooms.state import LiveState
 from recsys.types import FloatArray, IntArray

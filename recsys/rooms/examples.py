@@ -10,13 +10,14 @@ import numpy.typing as npt
 from pydantic import Field
 
 from recsys.data.dataset import Dataset
+from recsys.durations import DAY_US, SECOND_US
 from recsys.rooms.content import Content
 from recsys.rooms.events import EventBatch
 from recsys.rooms.features import FEATURES, room_features
 from recsys.rooms.log_feed import LogFeed
 from recsys.rooms.memory import NEVER_US
 from recsys.rooms.outcomes import outcomes
-from recsys.rooms.params import DAY_US, SECOND_US, StateParams
+from recsys.rooms.params import StateParams
 from recsys.rooms.state import LiveState
 from recsys.types import BoolArray, FloatArray, IntArray, LongArray, Params, Progress
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from recsys.durations import DAY_US, HOUR_US, SECOND_US
 from recsys.rooms.content import Content, LatestActions, latest_actions, pick, user_vector, vector_rows
 from recsys.rooms.live_rooms import RoomCounter
 from recsys.rooms.memory import NEVER_US, PairCounter
-from recsys.rooms.params import DAY_US, HOUR_US, SECOND_US
 from recsys.rooms.state import ItemCounter, LiveState, StreamerCounter
 from recsys.types import FloatArray, IntArray
 

@@ -8,9 +8,10 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
+from recsys.durations import HOUR_US
 from recsys.rooms.audience import Audience
 from recsys.rooms.decay import DecayedSums
-from recsys.rooms.params import HOUR_US, StateParams
+from recsys.rooms.params import StateParams
 from recsys.types import IntArray, LongArray
 
 NEVER_SEEN, ENDED = -1, -2

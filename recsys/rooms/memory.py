@@ -8,11 +8,11 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
+from recsys.durations import DAY_S
 from recsys.rooms.decay import DecayedSums
 from recsys.rooms.params import StateParams
 from recsys.types import IntArray, LongArray
 
-_DAY_S = 86_400.0
 #: Time of a visit that never was.
 NEVER_US = np.iinfo(np.int64).min
 FOLLOWS, HIDDEN = 1, -1
@@ -43,7 +43,7 @@ class PairMemory:
         self._rows_of: dict[int, dict[int, int]] = {}  # user -> streamer -> row, least recently used first
         self._used = 0
         self._free: list[int] = []
-        self.sums = DecayedSums(len(PairCounter), tuple(d * _DAY_S for d in params.pair_half_lives_days))
+        self.sums = DecayedSums(len(PairCounter), tuple(d * DAY_S for d in params.pair_half_lives_days))
         self.last_us = np.full(0, NEVER_US, dtype=np.int64)
         self.visits = np.zeros(0, dtype=np.float32)
         self.relation = np.zeros(0, dtype=np.int8)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from recsys.durations import SECOND_US
 from recsys.rooms.events import EventBatch
-from recsys.rooms.params import SECOND_US, StateParams
+from recsys.rooms.params import StateParams
 from recsys.types import Behaviour, FloatArray, LongArray
 
 

@@ -8,10 +8,6 @@ from pydantic import Field
 
 from recsys.types import Behaviour, Params
 
-SECOND_US = 1_000_000
-HOUR_US = 3_600 * SECOND_US
-DAY_US = 24 * HOUR_US
-
 
 class StateParams(Params):
     """Bounds and half-lives of `LiveState`.

@@ -10,8 +10,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from recsys.durations import SECOND_US
 from recsys.rooms.events import EventBatch
-from recsys.rooms.params import SECOND_US
 from recsys.types import IntArray, LongArray
 
 
