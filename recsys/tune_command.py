@@ -33,9 +33,11 @@ def tune(
     """
     from recsys.reports import show_tuned
     from training.config import TrainingConfig
+    from training.torchrun import refuse_company
     from training.tracking import Tracker
     from training.tuning import tune as run
 
+    refuse_company("recsys tune")
     settings = TrainingConfig.load(config, set_ or [])
     tracker = Tracker(settings.tracking) if track else None
     with progress() as report:

@@ -10,11 +10,27 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from recsys.errors import ConfigError
 from recsys.models.team import Team
 from recsys.models.tower_inputs import dismiss, follow
 
 #: How long a follower waits for a word: fits of other models lie between two of the two-tower's.
 PATIENCE = timedelta(days=2)
+
+
+def refuse_company(command: str) -> None:
+    """For a command that several processes would run side by side, each all of it.
+
+    Raises:
+        ConfigError: this process is one of several.
+    """
+    n = _processes()
+    if n > 1:
+        raise ConfigError(f"{command} runs in one process, and torchrun has started {n}: start it by itself")
+
+
+def _processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager
@@ -27,7 +43,7 @@ def leading() -> Iterator[bool]:
     Raises:
         ModelError: the leader of this follower is gone, or a training failed.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if _processes() == 1:
         yield True
         return
     place = int(os.environ.get("LOCAL_RANK", "0"))

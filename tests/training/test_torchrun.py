@@ -16,7 +16,9 @@ import pytest
 
 from recsys.bundle import open_bundle
 from recsys.data.prepare import prepare
+from recsys.errors import ConfigError
 from tests.conftest import write_logs
+from training.torchrun import refuse_company
 
 SCRIPT = """
 import json, sys
@@ -87,15 +89,14 @@ def _fitted(dataset: Path, out: Path, params: str, n: int) -> Mapping[str, np.nd
     return dict(np.load(out))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
-        '"sparse_tables": false',
         '"sparse_tables": true',
-        '"loss": "full"',
-        '"ahead": "all"',
-        '"ahead": "whole"',
+        pytest.param('"sparse_tables": false', marks=pytest.mark.slow),
+        pytest.param('"loss": "full"', marks=pytest.mark.slow),
+        pytest.param('"ahead": "all"', marks=pytest.mark.slow),
+        pytest.param('"ahead": "whole"', marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_come_to_the_weights_of_one(small_dataset: Path, tmp_path: Path, options: str) -> None:
@@ -137,3 +138,10 @@ def test_followers_end_with_a_leader_that_fails(small_dataset: Path, tmp_path: P
     assert leader != 0
     assert "training diverged: the loss of step" in said
     assert follower != 0
+
+
+def test_a_command_for_one_process_refuses_company(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_company("recsys tune")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="recsys tune runs in one process, and torchrun has started 2"):
+        refuse_company("recsys tune")
