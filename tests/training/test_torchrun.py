@@ -89,14 +89,15 @@ def _fitted(dataset: Path, out: Path, params: str, n: int) -> Mapping[str, np.nd
     return dict(np.load(out))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
+        '"sparse_tables": false',
         '"sparse_tables": true',
-        pytest.param('"sparse_tables": false', marks=pytest.mark.slow),
-        pytest.param('"loss": "full"', marks=pytest.mark.slow),
-        pytest.param('"ahead": "all"', marks=pytest.mark.slow),
-        pytest.param('"ahead": "whole"', marks=pytest.mark.slow),
+        '"loss": "full"',
+        '"ahead": "all"',
+        '"ahead": "whole"',
     ],
 )
 def test_two_processes_come_to_the_weights_of_one(small_dataset: Path, tmp_path: Path, options: str) -> None:
