@@ -59,5 +59,8 @@ def leading() -> Iterator[bool]:
             follow(team, device)
         yield team.leads
         dismiss(team)
+        # Threads of gloo hold the tensors of their last work, which are Python's: one that is let go of when
+        # the interpreter is gone aborts the process. The last work is one without any.
+        dist.barrier()
     finally:
         dist.destroy_process_group()
