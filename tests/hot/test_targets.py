@@ -71,6 +71,24 @@ def test_breakout_needs_twice_the_own_rate_and_not_to_be_out_already() -> None:
     assert label(HotTarget.BREAKOUT, breakout_factor=1.9) == [False, True, False, True]
 
 
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        # Item 1: 4 units a day from day 7 on make twice its 8 a window with day 10. Item 2 is out with day 0.
+        (HotTarget.BREAKOUT, [np.nan, 10.0, 0.0, np.nan]),
+        # 40 units a window are above the rest of the time; with day 14 item 1 has 32 and is below.
+        (HotTarget.HOT, [np.nan, np.nan, 0.0, np.nan]),
+    ],
+)
+def test_lead_days_end_with_the_first_window_that_has_the_target(
+    target: HotTarget, expected: list[float]
+) -> None:
+    params = TargetParams(target=target, horizon_last_day=14, breakout_share=0.9, hot_share=0.3)
+    builder = TargetBuilder(panel_of(daily_units()), params, np.zeros(4, dtype=np.int32))
+    everybody = Samples(np.arange(4, dtype=np.int32), np.full(4, ORIGIN, np.int32))
+    np.testing.assert_array_equal(builder.lead_days(everybody), expected)
+
+
 def test_breakout_needs_the_least_units() -> None:
     assert label(HotTarget.BREAKOUT, breakout_min_units=32.0)[1] is True
     assert label(HotTarget.BREAKOUT, breakout_min_units=33.0)[1] is False
