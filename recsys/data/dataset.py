@@ -8,6 +8,9 @@ nothing that happened later can move an index or a number.
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
+import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 MANIFEST = "dataset.json"
+#: Bytes that queries may hold before they spill to disk: as much as the log itself takes here.
+QUERY_MEMORY_PER_EVENT = 50
+QUERY_MEMORY_LEAST = 2**30
 
 
 def to_us(moment: datetime) -> int:
@@ -283,8 +289,12 @@ class Dataset:
     def _connection(self) -> Any:
         import ibis
 
-        connection = ibis.duckdb.connect()
+        scratch = tempfile.mkdtemp(prefix="recsys-")
+        connection = ibis.duckdb.connect(temp_directory=scratch)
+        weakref.finalize(connection, shutil.rmtree, scratch, ignore_errors=True)
         connection.raw_sql("SET enable_progress_bar = false")
+        most = max(QUERY_MEMORY_LEAST, QUERY_MEMORY_PER_EVENT * len(self.events))
+        connection.raw_sql(f"SET memory_limit = '{most}B'")
         return connection
 
     def relation(self, name: str) -> ir.Table:
@@ -342,20 +352,22 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _read_events(path: Path) -> Events:
-    table = pq.read_table(
-        path, columns=["timestamp", "behaviour", *(field.name for field in fields(Events)[2:])]
-    )
+    """Column by column, what is read given back: a log is held once, not as Arrow and as arrays."""
+
+    def read(name: str) -> pa.ChunkedArray:
+        return pq.read_table(path, columns=[name])[name]
 
     def column(name: str, dtype: Any, missing: float) -> Any:
-        values = pc.fill_null(table[name].cast(pa.from_numpy_dtype(dtype)), missing)
-        return values.to_numpy().astype(dtype, copy=False)
+        return pc.fill_null(read(name).cast(pa.from_numpy_dtype(dtype)), missing).to_numpy()
 
-    names = table["behaviour"].combine_chunks().dictionary_encode()
+    names = read("behaviour").combine_chunks().dictionary_encode()
     codes = np.array([Behaviour(name).code for name in names.dictionary.to_pylist()], dtype=np.int8)
-    return Events(
-        timestamp_us=table["timestamp"].cast(pa.int64()).to_numpy(),
+    events = Events(
+        timestamp_us=read("timestamp").cast(pa.int64()).to_numpy(),
         behaviour=codes[names.indices.to_numpy()],
         **{name: column(name, np.int32, -1) for name in ("user_idx", "item_idx", "room_idx", "streamer_idx")},
         **{name: column(name, np.float32, np.nan) for name in ("duration_s", "quantity", "position")},
         amount=column("amount", np.float64, np.nan),
     )
+    pa.default_memory_pool().release_unused()
+    return events

@@ -56,8 +56,10 @@ def daily_purchases(dataset: Dataset) -> pa.Table:
     bought = bought.mutate(units=ibis.coalesce(bought.quantity, 1.0).cast("float64"))
     caps = bought.group_by("item_idx").agg(cap=bought.units.quantile(CAP_QUANTILE))
     firsts = dataset.relation("events").group_by("user_idx").agg(first_at=lambda t: t.timestamp.min())
+    # Of what was bought alone: most of what is looked at is not, and would fill the memory.
     looked = (
         events.filter(events.behaviour.isin([b.value for b in _LOOKED]))
+        .semi_join(bought, ["user_idx", "item_idx"])
         .group_by(["user_idx", "item_idx"])
         .agg(looked_at=lambda t: t.timestamp.min())
     )
