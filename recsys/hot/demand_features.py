@@ -174,10 +174,8 @@ def rhythm(panel: Panel, samples: Samples) -> Features:
     np.maximum.accumulate(np.where(sold, days, -1), axis=1, out=last[:, 1:])
     running = panel.running_of(panel.rows("orders") > 0)
     item, origin = samples.item_idx, samples.origin
-    any_day = np.full(panel.n_items, panel.n_days, dtype=np.int32)
-    np.minimum.at(any_day, panel.item_idx, panel.day)
     first_sale = np.where(sold.any(axis=1), sold.argmax(axis=1), panel.n_days)
-    age = (origin - any_day[item]).astype(np.float32)
+    age = (origin - panel.first_day_of[item]).astype(np.float32)
     since_first = np.where(first_sale[item] < origin, origin - first_sale[item], np.nan).astype(np.float32)
     since = _days_since(last, samples)
     sale_days = running.total(samples, -112, 0)

@@ -25,8 +25,7 @@ _CHUNK = 1_000
 
 def first_days(panel: Panel) -> IntArray:
     """(n,) int32 day of each item's first sign of life; -1 where it may lie before the log."""
-    first = np.full(panel.n_items, panel.n_days, dtype=np.int32)
-    np.minimum.at(first, panel.item_idx, panel.day)
+    first = panel.first_day_of
     return np.where(first < AGE_UNKNOWN_DAYS, -1, first).astype(np.int32)
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys.data.dataset import Dataset, from_us, to_us
+from recsys.data.dataset import Dataset, Entities, from_us, to_us
 from recsys.durations import DAY_US
 from recsys.errors import DataError
 from recsys.hot.hours import HOURS, Hours
@@ -118,6 +118,8 @@ class Panel:
         observed: (D,) whether the log has that day; False inside a gap.
         promotions: announced before day D.
         trust: in the items' orders.
+        listed_day: (n,) int32 day on which the catalogue says that each was listed; below 0 where it lies
+            before the log, or the catalogue does not say.
         hours: the same hour by hour, where the log has live rooms.
     """
 
@@ -130,6 +132,7 @@ class Panel:
     observed: BoolArray
     promotions: Promotions
     trust: Trust
+    listed_day: IntArray
     hours: Hours | None = None
 
     @cached_property
@@ -189,6 +192,13 @@ class Panel:
     def _starts(self) -> RowStarts:
         return RowStarts(self.item_idx, self.day, self.n_items, self.n_days)
 
+    @cached_property
+    def first_day_of(self) -> IntArray:
+        """(n,) int32 day of each item's first event, or of its listing if that came first; D if none."""
+        first = np.where(self.listed_day >= 0, self.listed_day, self.n_days).astype(np.int32)
+        np.minimum.at(first, self.item_idx, self.day)
+        return first
+
     def of_items(self, items: IntArray) -> Panel:
         """The days of some items (m,), ascending, which become items 0 to m - 1; promotions stay."""
         place = np.full(self.n_items, -1, dtype=np.int32)
@@ -197,6 +207,7 @@ class Panel:
         return replace(
             self,
             n_items=len(items),
+            listed_day=self.listed_day[items],
             item_idx=place[self.item_idx[kept]],
             day=self.day[kept],
             channels={name: values[kept] for name, values in self.channels.items()},
@@ -297,6 +308,7 @@ def build_panel(
         observed=observed_days(daily_events),
         promotions=_promotions(known, first, n_items),
         trust=Trust(item_idx, days, channels, n_days),
+        listed_day=_listed_days(known.items, first),
         hours=hours,
     )
     say(5, "panel: done")
@@ -340,6 +352,14 @@ def _merge(
             if values.any():
                 channels[name] = values
     return (rows // n_days).astype(np.int32), (rows % n_days).astype(np.int32), channels
+
+
+def _listed_days(items: Entities, first: int) -> IntArray:
+    listed = items.column("listed_at")
+    if listed is None:
+        return np.full(len(items), -1, dtype=np.int32)
+    day = pc.fill_null(listed.cast(pa.int64()), -1).to_numpy() // DAY_US - first
+    return np.asarray(np.maximum(day, -1), dtype=np.int32)
 
 
 def _promotions(known: Dataset, first: int, n_items: int) -> Promotions:

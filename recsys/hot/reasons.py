@@ -201,7 +201,7 @@ def _price(row: Row) -> str | None:
 
 def _age(row: Row) -> str:
     if row["age_days"] < min(60, row["history_days"] - AGE_UNKNOWN_DAYS):
-        return f"new: seen for {_counted(row['age_days'], 'day')}"
+        return f"new: {_counted(row['age_days'], 'day')} old"
     return f"sold on {row['sale_days_28d']:.0f} of the last 28 days"
 
 

@@ -77,7 +77,7 @@ def training_origins(builder: TargetBuilder, params: HotParams) -> IntArray:
 
 
 def samples_at(panel: Panel, origins: IntArray, population_days: int) -> Samples:
-    """Every item active before each origin."""
+    """Every item active or listed before each origin."""
     items = [population(panel, int(origin), population_days) for origin in origins]
     return Samples(
         np.concatenate(items),
@@ -86,8 +86,8 @@ def samples_at(panel: Panel, origins: IntArray, population_days: int) -> Samples
 
 
 def open_samples(panel: Panel, origins: IntArray, *builders: TargetBuilder) -> tuple[Samples, list[Outcomes]]:
-    """Items active before each origin for which the target had not come about by the first of the builders,
-    and what followed them by each.
+    """Items active or listed before each origin for which the target had not come about by the first of the
+    builders, and what followed them by each.
 
     Who is in the top share depends on all who are there: outcomes are read before anybody is left out.
     """

@@ -73,7 +73,7 @@ def score_hot(
 ) -> HotScores:
     """Fit on the origins before a day, and score every item known by then.
 
-    Items without an event in the last `population_days` are not shown to the model: they get the least
+    Items neither seen nor listed in the last `population_days` are not shown to the model: they get the least
     potential of all. Items for which the target has come about already cannot reach it anew: potential 0.
 
     Args:

@@ -169,6 +169,7 @@ def quantile_by_group(
 
 
 def population(panel: Panel, origin: int, days: int) -> IntArray:
-    """Items with anything at all in the `days` days before the origin, ascending (m,) int32."""
+    """Items with anything at all in the `days` days before the origin, or listed in them, ascending int32."""
     recent = (panel.day >= origin - days) & (panel.day < origin)
-    return np.unique(panel.item_idx[recent])
+    listed = (panel.listed_day >= max(origin - days, 0)) & (panel.listed_day < origin)
+    return np.union1d(panel.item_idx[recent], np.flatnonzero(listed)).astype(np.int32)

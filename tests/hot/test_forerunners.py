@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 
 import numpy as np
@@ -33,6 +34,7 @@ def panel_of(rows: list[tuple[int, int, float]], *, n_items: int, n_days: int) -
         observed=np.ones(n_days, dtype=bool),
         promotions=Promotions(none, none, none, none, nothing, nothing, none, ()),
         trust=Trust(item, day, {}, n_days),
+        listed_day=np.full(n_items, -1, np.int32),
     )
 
 
@@ -65,6 +67,14 @@ def test_what_a_forerunner_did_at_the_same_age_by_hand() -> None:
     # At age 5 the horizon of item 0 was its days 12 to 20.
     np.testing.assert_allclose(found["forerunners_ahead"], [np.log1p(8), np.nan], rtol=1e-6)
     np.testing.assert_allclose(found["over_forerunners"], [np.log(4 / 2), np.nan], rtol=1e-6)
+
+
+def test_a_listed_product_without_any_event_is_told_by_its_forerunners() -> None:
+    panel = panel_of([(0, 20, 1), (0, 34, 8)], n_items=2, n_days=60)
+    panel = replace(panel, listed_day=np.array([-1, 50], np.int32))
+    assert first_days(panel).tolist() == [20, 50]
+    found = at_the_same_age(panel, TARGET, Samples(np.array([1], np.int32), np.array([55], np.int32)), {})
+    np.testing.assert_allclose(found["forerunners_ahead"], [np.log1p(8)], rtol=1e-6)
 
 
 @pytest.mark.parametrize("origin", [50, 58])

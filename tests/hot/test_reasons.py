@@ -35,8 +35,8 @@ def test_a_figure_that_pulls_the_other_way_is_not_said() -> None:
 @pytest.mark.parametrize(
     ("age_days", "history_days", "text"),
     [
-        (1.0, 80.0, "new: seen for 1 day"),
-        (50.0, 80.0, "new: seen for 50 days"),
+        (1.0, 80.0, "new: 1 day old"),
+        (50.0, 80.0, "new: 50 days old"),
         (70.0, 80.0, "sold on 9 of the last 28 days"),
         # Seen from the log's first days on: it may be of any age.
         (50.0, 50.0, "sold on 9 of the last 28 days"),

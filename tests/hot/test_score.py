@@ -173,6 +173,44 @@ def test_odd_items_and_prices_are_scored(tmp_path: Path) -> None:
     assert (rows.loc[list(range(7)), "flags"] == "").all()
 
 
+def test_a_product_just_listed_is_told_by_what_others_like_it_did(tmp_path: Path) -> None:
+    """Of two kinds of products listed every day one sells well in its second week, the other never."""
+    listed = np.repeat(np.arange(16, 90), 4)
+    kind = np.where(np.arange(len(listed)) % 2, "sought", "dull")
+    sold = [
+        (1_000 + n, day)
+        for n, start in enumerate(listed)
+        if kind[n] == "sought"
+        for day in range(start + 8, start + 16)
+        if day < 90
+    ]
+    item, day = np.repeat(np.array(sold), 6, axis=0).T
+    bought = pd.DataFrame(
+        {
+            "user_id": np.arange(len(item)) % 200,
+            "event": "purchase",
+            "timestamp": START + pd.to_timedelta(day * 86_400 + np.arange(len(item)) % 80_000, unit="s"),
+            "item_id": item,
+            "quantity": 3.0,
+        }
+    )
+    items = pd.DataFrame(
+        {
+            "item_id": np.r_[np.arange(150), 1_000 + np.arange(len(listed))],
+            "category": np.r_[np.full(150, "usual"), kind],
+            "listed_at": np.r_[np.full(150, None), [str(START + pd.Timedelta(days=int(d))) for d in listed]],
+        }
+    )
+    log = prepared(tmp_path, pd.concat([shop_events(), bought]), items=items)
+    found = score_hot(log, as_of=AS_OF, params=SMALL)
+    rows = found.table.to_pandas().set_index("item_id")
+    dull, sought = rows.loc[1_000 + len(listed) - 2], rows.loc[1_000 + len(listed) - 1]
+    assert sought.potential > 50 * dull.potential
+    assert sought["rank"] < 150  # of 446
+    assert sought.expected_units > dull.expected_units
+    assert "no sale or other sign" not in dull.reasons
+
+
 def test_a_stock_that_does_not_last_is_said(scores: HotScores, tmp_path: Path) -> None:
     table = scores.table.to_pandas().set_index("item_id")
     sells = table.index[table.expected_units > 5]

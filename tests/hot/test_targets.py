@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 
 import numpy as np
@@ -35,6 +36,7 @@ def panel_of(daily: np.ndarray) -> Panel:
         observed=np.ones(daily.shape[1], dtype=bool),
         promotions=Promotions(NONE, NONE, NONE, NONE, NONE, NONE, NONE, ()),
         trust=Trust(item, day, channels, daily.shape[1]),
+        listed_day=np.full(daily.shape[0], -1, dtype=np.int32),
     )
 
 
@@ -163,6 +165,14 @@ def test_population_is_what_was_active_in_the_days_before() -> None:
     daily[0, 9], daily[1, 10], daily[2, 15] = 1, 1, 1
     assert population(panel_of(daily), 15, 5).tolist() == [1]
     assert population(panel_of(daily), 15, 6).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(("listed", "there"), [(9, [1]), (10, [1, 2]), (14, [1, 2]), (15, [1]), (-1, [1])])
+def test_the_population_has_what_was_listed_before_the_origin(listed: int, there: list[int]) -> None:
+    daily = np.zeros((3, 30))
+    daily[1, 12] = 1
+    panel = replace(panel_of(daily), listed_day=np.array([-1, 3, listed], np.int32))
+    assert population(panel, 15, 5).tolist() == there
 
 
 def test_quantile_by_group_equals_numpy() -> None:
