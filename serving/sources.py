@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from recsys.data.histories import HistoryBatch
+from recsys.models.history_scorer import HistoryScorer
 from recsys.models.ragged import Ragged
 from recsys.product_sections import PopularLists, Vectors
 from recsys.types import Candidates, FloatArray, IntArray, LongArray
@@ -83,14 +84,6 @@ class VectorSource:
         if stored:
             return np.asarray(self._user_vectors[wanted.user_idx])
         return np.zeros(self.index.d, dtype=np.float32)
-
-
-class HistoryScorer(Protocol):
-    """The numpy half of a model that reads histories: `Neighbours`, `ReturnRates`."""
-
-    def score(self, history: HistoryBatch, at_us: LongArray) -> Ragged:
-        """Scored targets of B users from (B, L) histories at the moments `at_us` (B,)."""
-        ...
 
 
 class HistorySource:

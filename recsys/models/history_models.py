@@ -6,7 +6,7 @@ Each is fitted here and scored by its numpy half, which the request path uses as
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, ClassVar, Protocol
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,23 +14,15 @@ from pydantic import Field
 from scipy import sparse
 
 from recsys.data.dataset import Dataset
-from recsys.data.histories import Histories, HistoryBatch
+from recsys.data.histories import Histories
 from recsys.durations import DAY_US, HOUR_US
 from recsys.models.collaborative import ItemKNN, ItemKNNParams
+from recsys.models.history_scorer import HistoryScorer
 from recsys.models.neighbours import INTENT, Neighbours, RecencyParams
-from recsys.models.ragged import Ragged
 from recsys.models.repeat import MAX_TOUCHES, N_AGES, N_STAGES, ReturnRates, Touches
 from recsys.models.sparse_model import SparseModel
 from recsys.search import Within
 from recsys.types import BEHAVIOURS, Behaviour, FloatArray, IntArray, LongArray, Params, Progress, Target
-
-
-class HistoryScorer(Protocol):
-    """The numpy half: scores what histories speak for."""
-
-    def score(self, history: HistoryBatch, at_us: LongArray) -> Ragged:
-        """Scored targets of B users from (B, L) histories as of the moments `at_us` (B,)."""
-        ...
 
 
 class HistoryModel(SparseModel):

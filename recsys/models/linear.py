@@ -27,7 +27,8 @@ _CONTAINER_LIMITS = (
 )
 _MIRRORED_AT_ONCE = 1024
 
-#: Pairs of targets of one user, summed over users, up to which GF-CF keeps R'R: at most 12 bytes each.
+#: Pairs of targets of one user, summed over users, up to which GF-CF keeps R'R if there is room: at most 12
+#: bytes each.
 _MOST_PAIRS = 5e8
 
 
@@ -93,16 +94,12 @@ class EASE(LinearModel):
     def refusal(self, dataset: Dataset) -> str | None:
         """Refuses where `memory_gb` is too little, or the machine."""
         n = len(_touched(self._interactions(dataset), self.params.most_targets))
-        needed_gb = 12.0 * n * n / _GB
-        if needed_gb > self.params.memory_gb:
-            short_of = f"memory_gb is {self.params.memory_gb:g}; raise it,"
-        elif needed_gb > _installed_gb():
-            short_of = f"the machine has {_installed_gb():.1f};"
-        else:
+        short_of = _short_of(12.0 * n * n / _GB, self.params.memory_gb)
+        if short_of is None:
             return None
         return (
-            f"{n} targets need about {needed_gb:.1f} GB, {short_of} lower most_targets, or use a graph filter"
-            " (gf_cf_items), which stays sparse"
+            f"{n} targets need {short_of} lower most_targets, or use a graph filter (gf_cf_items), which"
+            " stays sparse"
         )
 
     def _interactions(self, dataset: Dataset) -> sparse.csr_matrix:
@@ -135,6 +132,8 @@ class GFCFParams(Params):
         binary: whether a pair counts 1, however sure it is.
         factors: how many of the lowest graph frequencies pass.
         alpha: weight of the low-pass filter.
+        memory_gb: refuse a log whose fit may need more, or more than the machine has: 24 bytes a pair of user
+            and target, and 12 a factor and target for V and the vectors that the solver iterates on.
         sharpening: for how long what the filters blurred is sharpened again, as in BSPM; 0 for GF-CF.
         seed: of the iterative solver's first vector.
     """
@@ -144,6 +143,7 @@ class GFCFParams(Params):
     factors: Annotated[int, Within(16, 512, log=True)] = Field(default=256, ge=1)
     alpha: Annotated[float, Within(0.03, 3.0, log=True)] = Field(default=0.3, ge=0)
     sharpening: Annotated[float, Within(0.0, 3.0)] = Field(default=0.0, ge=0, le=4)
+    memory_gb: float = Field(default=24.0, gt=0)
     seed: int = 0
 
 
@@ -172,13 +172,32 @@ class GFCF(LinearModel):
         super().__init__(target=target)
         self.params = params or GFCFParams()
 
+    def refusal(self, dataset: Dataset) -> str | None:
+        """Refuses where `memory_gb` is too little, or the machine."""
+        x = self._interactions(dataset)
+        short_of = _short_of(self._needed_gb(x), self.params.memory_gb)
+        if short_of is None:
+            return None
+        return f"{x.nnz} pairs of {x.shape[1]} targets need {short_of} lower factors"
+
+    def _interactions(self, dataset: Dataset) -> sparse.csr_matrix:
+        return _interactions(dataset, self.target, self.params.weights, binary=self.params.binary)
+
+    def _needed_gb(self, x: sparse.csr_matrix) -> float:
+        """The pairs as read, normalised and turned; V, and the solver's 2 d vectors of the smaller side."""
+        factors = min(self.params.factors, *x.shape)
+        solver = 2 * factors * min(x.shape)
+        return float(24 * x.nnz + 4 * (factors * x.shape[1] + solver)) / _GB
+
     def _fit(self, dataset: Dataset, progress: Progress | None) -> None:
-        x = _interactions(dataset, self.target, self.params.weights, binary=self.params.binary)
+        x = self._interactions(dataset)
         self.interactions = x
         self.adjacency, self.root_degree = normalised(x)
         self.basis = right_singular_vectors(self.adjacency, self.params.factors, self.params.seed)
         pairs = float((np.diff(self.adjacency.indptr).astype(np.float64) ** 2).sum())
-        self._gram = sparse.csr_matrix(self.adjacency.T @ self.adjacency) if pairs <= _MOST_PAIRS else None
+        room_gb = min(self.params.memory_gb, _installed_gb()) - self._needed_gb(x)
+        kept = pairs <= _MOST_PAIRS and 12.0 * pairs / _GB <= room_gb
+        self._gram = sparse.csr_matrix(self.adjacency.T @ self.adjacency) if kept else None
 
     def spoken_for(self, history: sparse.csr_matrix) -> FloatArray:
         """What passes the filters."""
@@ -202,6 +221,15 @@ class GFCF(LinearModel):
             term *= np.float32(-self.params.sharpening / order)
             scores += term
         return scores
+
+
+def _short_of(needed_gb: float, memory_gb: float) -> str | None:
+    """What is too little for so much, as the middle of a sentence; None where there is enough."""
+    if needed_gb > memory_gb:
+        return f"about {needed_gb:.1f} GB, memory_gb is {memory_gb:g}; raise it, or"
+    if needed_gb > _installed_gb():
+        return f"about {needed_gb:.1f} GB, the machine has {_installed_gb():.1f};"
+    return None
 
 
 def _installed_gb() -> float:

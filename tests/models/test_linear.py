@@ -61,6 +61,25 @@ def test_ease_refuses_what_does_not_fit_and_says_what_it_needs(dataset: Dataset)
         EASE(EASEParams(memory_gb=1e-9)).fit(dataset)
 
 
+def test_gf_cf_refuses_what_does_not_fit_and_keeps_no_product_there_is_no_room_for(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        ModelError, match=r"gf_cf: \d+ pairs of 19 targets need about 0\.0 GB, memory_gb is 1e-09"
+    ):
+        GFCF(GFCFParams(memory_gb=1e-9)).fit(dataset)
+    users = np.arange(41, dtype=np.int32)
+    roomy = GFCF(GFCFParams(factors=4)).fit(dataset)
+    needed_gb = roomy._needed_gb(roomy.interactions)
+    tight = GFCF(GFCFParams(factors=4, memory_gb=1.01 * needed_gb)).fit(dataset)
+    assert roomy._gram is not None
+    assert tight._gram is None
+    np.testing.assert_allclose(tight._scores(users), roomy._scores(users), rtol=1e-4, atol=1e-6)
+    monkeypatch.setattr(linear, "_installed_gb", lambda: 0.5 * needed_gb)
+    with pytest.raises(ModelError, match=r"the machine has 0\.0; lower factors"):
+        GFCF(GFCFParams(factors=4)).fit(dataset)
+
+
 def test_ease_refuses_what_the_machine_has_no_memory_for(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
