@@ -1,11 +1,13 @@
 """Every candidate model beside every other on public logs, split by time; writes results/products_*.csv.
 
-    python experiments/compare_products.py [retailrocket] [taobao] [completejourney] [--set key=value ...]
-        [--validate]
+    python experiments/compare_products.py [retailrocket] [taobao] [completejourney] [--seeds 0 1 2]
+        [--set key=value ...] [--validate]
 
 Hyper-parameters are the committed defaults; the combiner and the training lengths are chosen on the
-validation window, and the table is over the test window. With --validate the log ends where the test window
-begins, so that the validation window judges; nothing is written. A data set that is absent is said so.
+validation window, and the table is over the test window. Beside them stand the models of `implicit` with the
+settings that `recsys tune` found on the validation windows, of tuned/<data>_<model>.yaml. With --validate the
+log ends where the test window begins, so that the validation window judges, and nothing is written; nor is
+it with --set. A data set that is absent is said so.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 
@@ -25,13 +28,18 @@ from recsys.data.prepare import prepare
 from recsys.data.sources import import_source
 from recsys.data.split import split_by_time
 from recsys.evaluation.bootstrap import paired_bootstrap
+from recsys.evaluation.protocol import Report, evaluate
+from recsys.evaluation.table import Row
+from recsys.evaluation.table import compare as compare_reports
+from recsys.models.fusion_training import consumption
+from recsys.models.popular import Popular
 from recsys.reports import show_products
-from recsys.types import Target
+from recsys.types import Progress, Target
+from training.candidates import build_model
 from training.config import TrainingConfig
-from training.judging import run_trial
-from training.pipeline import comparison_table
+from training.judging import Trial, answering, run_trial
 
-RESULTS = Path(__file__).parent / "results"
+HERE = Path(__file__).parent
 RAW = {"retailrocket": "retailrocket", "taobao": "taobao_userbehavior", "completejourney": None}
 IMPLICIT = ("als", "bpr", "item_knn")
 
@@ -39,6 +47,7 @@ IMPLICIT = ("als", "bpr", "item_knn")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("names", nargs="*", default=list(RAW))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     parser.add_argument("--validate", action="store_true")
     arguments = parser.parse_args()
@@ -56,16 +65,21 @@ def main() -> None:
             import_source(name, raw, Path(work) / "logs")
             prepare(Path(work) / "logs", Path(work) / "dataset")
             dataset = Dataset.load(Path(work) / "dataset")
-            config = TrainingConfig.load(None, arguments.overrides)
             if arguments.validate:
-                dataset = dataset.until(split_by_time(dataset, config.split).test.fit_end_us)
-            table = compare(name, dataset, config, console)
-            if not arguments.validate:
-                RESULTS.mkdir(exist_ok=True)
-                table.to_csv(RESULTS / f"products_{name}.csv", index=False, float_format="%.5f")
+                split = TrainingConfig.load(None, arguments.overrides).split
+                dataset = dataset.until(split_by_time(dataset, split).test.fit_end_us)
+            lines: list[dict[str, object]] = []
+            for seed in arguments.seeds:
+                lines += compare(name, dataset, [*arguments.overrides, f"seed={seed}"], seed, console)
+                if not (arguments.validate or arguments.overrides):
+                    results = HERE / "results" / f"products_{name}.csv"
+                    pd.DataFrame(lines).to_csv(results, index=False, float_format="%.4f")
 
 
-def compare(name: str, dataset: Dataset, config: TrainingConfig, console: Console) -> pd.DataFrame:
+def compare(
+    name: str, dataset: Dataset, overrides: list[str], seed: int, console: Console
+) -> list[dict[str, object]]:
+    """Fit and judge everything once; returns the lines of the table."""
     begin = time.perf_counter()
 
     def tell(done: int, total: int, text: str) -> None:
@@ -75,26 +89,71 @@ def compare(name: str, dataset: Dataset, config: TrainingConfig, console: Consol
             console.print(f"{last - begin:6.0f} s  {done}/{total} {text}", style="dim")
 
     last = begin
+    config = TrainingConfig.load(None, overrides)
     trial = run_trial(config, dataset, Target.ITEM, progress=tell)
     seconds = time.perf_counter() - begin
+    judged = tuned(name, dataset, trial, overrides, tell)
+    reports = {**trial.comparison.reports, **judged}
+    rows = compare_reports(
+        reports, trial.comparison.segments, samples=config.evaluation.samples, seed=config.seed
+    )
     memory_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    console.print(f"[bold]{name}[/]: {seconds:.0f} s, {memory_gib:.1f} GiB, {trial.fusion}")
-    show_products(console, trial.comparison.rows)
-    reports = trial.comparison.reports
+    console.print(f"[bold]{name}[/], seed {seed}: {seconds:.0f} s, {memory_gib:.1f} GiB, {trial.fusion}")
+    show_products(console, rows)
+    beside = {model.partition(",")[0] for model in judged} | set(IMPLICIT)
     best = max(
-        (model for model in IMPLICIT if model in reports), key=lambda m: reports[m].by_user["ndcg@20"].mean()
+        (model for model in reports if model.partition(",")[0] in beside),
+        key=lambda model: np.mean(reports[model].by_user["ndcg@20"]),
     )
     for model in ("two_tower", "fused"):
         if model in reports:
-            difference = paired_bootstrap(reports[model].by_user["ndcg@20"], reports[best].by_user["ndcg@20"])
+            ours, theirs = reports[model].by_user["ndcg@20"], reports[best].by_user["ndcg@20"]
+            difference = paired_bootstrap(ours, theirs)
             console.print(
-                f"{model} - {best} (the best of implicit), NDCG@20: {difference.mean:+.4f} "
-                f"({difference.lower:+.4f} to {difference.upper:+.4f})"
+                f"{model} against {best} (the best of implicit), NDCG@20: {ours.mean() / theirs.mean():.2f}"
+                f" times, {difference.mean:+.4f} ({difference.lower:+.4f} to {difference.upper:+.4f})"
             )
-    table = comparison_table(trial.comparison.rows)
-    table.insert(0, "data", name)
-    table["seconds"], table["memory_gib"] = round(seconds, 1), round(memory_gib, 2)
-    return table
+    return [
+        {
+            "data": name,
+            "seed": seed,
+            **_line(row),
+            "seconds": round(seconds),
+            "memory_gib": round(memory_gib, 2),
+        }
+        for row in rows
+    ]
+
+
+def tuned(
+    name: str, dataset: Dataset, trial: Trial, overrides: list[str], tell: Progress
+) -> dict[str, Report]:
+    """The models of `implicit` as tuned, judged like the others."""
+    before = dataset.until(trial.split.test.fit_end_us)
+    returns = trial.combiner is None or trial.combiner.returns
+    consumed = None if returns else before.done(Target.ITEM, consumption(before))
+    found: dict[str, Report] = {}
+    for model in IMPLICIT:
+        fragment = HERE / "tuned" / f"{name}_{model}.yaml"
+        if not fragment.exists():
+            continue
+        config = TrainingConfig.load(fragment, overrides)
+        tell(0, 1, f"{model}, tuned")
+        popular = Popular(config.models.popular).fit(before)
+        fitted = build_model(model, config, Target.ITEM).fit(before)
+        recommend = answering(fitted, popular, k=max(config.evaluation.k), consumed=consumed)
+        found[f"{model}, tuned"] = evaluate(recommend, trial.comparison.judged, ks=config.evaluation.k)
+    return found
+
+
+def _line(row: Row) -> dict[str, object]:
+    """A row of the table with its means, and the interval of NDCG@20."""
+    line: dict[str, object] = {"model": row.model, "segment": row.segment, "users": row.n_users}
+    for metric, value in row.values.items():
+        line[metric] = value.mean
+        if metric == "ndcg@20":
+            line |= {"ndcg@20_lower": value.lower, "ndcg@20_upper": value.upper}
+    return line
 
 
 if __name__ == "__main__":

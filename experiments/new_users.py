@@ -1,6 +1,7 @@
 """Users whom no model was trained on, placed by their history alone, beside the same users trained on.
 
     python experiments/new_users.py taobao | completejourney | DATASET [--seed 0] [--set steps=1200 ...]
+        [--validate]
 
 A tenth of the users is taken out of what the models are fitted on; afterwards each gets a vector from their
 own events: by the two-tower's query tower, with nothing of the user but the history, and by the closed form
@@ -13,7 +14,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import tempfile
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,24 +49,30 @@ WEIGHTS = BehaviourWeights()
 
 def scores_of(
     known: Dataset, apart: Dataset, asked: IntArray, params: TwoTowerParams, seed: int
-) -> dict[str, FloatArray]:
-    """Scores (B, items) of the users asked for, by model."""
-    found: dict[str, FloatArray] = {}
+) -> Iterator[tuple[str, FloatArray, float]]:
+    """Model, scores (B, items) of the users asked for, and the seconds that the fit took."""
     histories = known.histories(Target.ITEM, HISTORY_BEHAVIOURS).last(asked, params.history_length)
     for name, dataset in (("trained on", known), ("new", apart)):
+        begin = time.perf_counter()
         tower = TwoTower(params, weights=WEIGHTS, device="auto", seed=seed).fit(dataset)
+        seconds = time.perf_counter() - begin
         users = asked if name == "trained on" else None
         vectors = tower.encode_histories(histories, now_us=known.as_of_us, users=users)
-        found[f"two_tower, {name}"] = vectors @ tower.target_vectors.T
+        yield f"two_tower, {name}", vectors @ tower.target_vectors.T, seconds
+        begin = time.perf_counter()
         als = ALS().fit(dataset)
+        seconds = time.perf_counter() - begin
         vectors = als.user_vectors[asked]
         if name == "new":
             vectors = als.fold_in(known.interactions(Target.ITEM, als.weights)[asked])
-        found[f"als, {name}"] = vectors @ als.target_vectors.T
-    popular = Popular().fit(apart).recommend(asked, k=K)
-    found["popular"] = np.full((len(asked), len(known.items)), -np.inf, dtype=np.float32)
-    np.put_along_axis(found["popular"], popular.ids, popular.scores, axis=1)
-    return found
+        yield f"als, {name}", vectors @ als.target_vectors.T, seconds
+    begin = time.perf_counter()
+    popular = Popular().fit(apart)
+    seconds = time.perf_counter() - begin
+    best = popular.recommend(asked, k=K)
+    scores = np.full((len(asked), len(known.items)), -np.inf, dtype=np.float32)
+    np.put_along_axis(scores, best.ids, best.scores, axis=1)
+    yield "popular", scores, seconds
 
 
 def main() -> None:
@@ -70,6 +80,7 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], dest="overrides")
+    parser.add_argument("--validate", action="store_true")
     given = parser.parse_args()
     overrides = [f"models.two_tower.params.{override}" for override in given.overrides]
     params = TrainingConfig.load(None, overrides).models.two_tower.params
@@ -84,6 +95,8 @@ def main() -> None:
             whole = Dataset.load(Path(work) / "dataset")
     else:
         whole = Dataset.load(given.data)
+    if given.validate:
+        whole = whole.until(int(whole.events.timestamp_us[int(len(whole.events) * 0.9)]))
     known = whole.until(int(whole.events.timestamp_us[int(len(whole.events) * 0.9)]))
     withheld = np.random.default_rng([13, given.seed]).random(len(whole.users)) < WITHHELD
     apart = replace(known, events=known.events.where(~withheld[known.events.user_idx]))
@@ -105,11 +118,11 @@ def main() -> None:
     n_relevant = np.diff(wanted.indptr)
     rows: list[dict[str, object]] = []
     found: dict[str, float] = {}
-    for name, scores in scores_of(known, apart, asked, params, given.seed).items():
+    for name, scores, seconds in scores_of(known, apart, asked, params, given.seed):
         best = hits(top_k(scores, k=K), wanted, k=K)
         interval = bootstrap(ndcg(best, n_relevant))
         found[name] = interval.mean
-        of_trained = found.get(name.replace("new", "trained on"), np.nan)
+        of_trained = found.get(name.replace("new", "trained on"), 0.0) if "new" in name else 0.0
         rows.append(
             {
                 "data": given.data,
@@ -120,12 +133,15 @@ def main() -> None:
                 "ndcg@20": f"{interval.mean:.4f}",
                 "lower": f"{interval.lower:.4f}",
                 "upper": f"{interval.upper:.4f}",
-                "of_trained": f"{interval.mean / of_trained:.2f}" if "new" in name else "",
+                "of_trained": f"{interval.mean / of_trained:.2f}" if of_trained > 0 else "",
                 "settings": " ".join(given.overrides) if "two_tower" in name else "",
+                "seconds": round(seconds),
+                "memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
             }
         )
         print(*rows[-1].values(), sep="  ", flush=True)
-    add(RESULTS, rows)
+    if not given.validate:
+        add(RESULTS, rows)
 
 
 if __name__ == "__main__":
