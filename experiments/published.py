@@ -28,6 +28,7 @@ from matrices import as_dataset, in_index
 from records import add
 from scipy import sparse
 
+from recsys.data.behaviours import BehaviourWeights
 from recsys.data.dataset import Dataset
 from recsys.evaluation.metrics import hits, ndcg, recall
 from recsys.models.base import Model
@@ -44,6 +45,7 @@ K = 20
 HELD_OUT = 0.2
 #: Not searched: the pairs have no times, and more factors are better and slower.
 FIXED = ("weights.half_life_days", "factors", "binary")
+TIMELESS = BehaviourWeights(half_life_days=None)
 #: By data set, for its graph and its noise differ.
 BSPM = {
     "gowalla": GFCFParams(factors=448, alpha=0.2, sharpening=2.5),
@@ -72,7 +74,9 @@ MODELS: dict[str, Callable[[str, int], Model]] = {
     "gf_cf": lambda data, seed: GFCF(GFCFParams(seed=seed)),
     "bspm": lambda data, seed: GFCF(BSPM[data].model_copy(update={"seed": seed})),
     "ease": lambda data, seed: EASE(EASEParams()),
-    "als": lambda data, seed: ALS(ALSParams(factors=512, alpha=30, regularization=20, seed=seed)),
+    "als": lambda data, seed: ALS(
+        ALSParams(weights=TIMELESS, factors=512, alpha=30, regularization=20, seed=seed)
+    ),
     "two_tower": lambda data, seed: TwoTower(TOWER, device="cpu", seed=seed),
     # For the time that it takes to come to .1700, half of the steps.
     "two_tower_half": lambda data, seed: TwoTower(

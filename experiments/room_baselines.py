@@ -38,7 +38,7 @@ UserVector = Callable[[int, Events, int], FloatArray]
 Fitted = tuple[UserVector, FloatArray]
 
 ALS_OPTIONS = tuple(
-    ALSParams(factors=factors, alpha=alpha, regularization=regularization)
+    ALSParams(weights=BehaviourWeights(), factors=factors, alpha=alpha, regularization=regularization)
     for factors in (16, 64)
     for alpha in (1.0, 10.0)
     for regularization in (0.1, 10.0)
@@ -97,7 +97,7 @@ def fit_als(params: ALSParams, dataset: Dataset) -> Fitted:
     n = len(model.target_vectors)
 
     def vector(user: int, events: Events, now_us: int) -> FloatArray:
-        weights, streamers = BehaviourWeights().of(events, now_us), events.streamer_idx
+        weights, streamers = model.weights.of(events, now_us), events.streamer_idx
         inside = (streamers < n) & (weights > 0)
         row = np.zeros(int(inside.sum()), dtype=np.int64)
         history = sparse.csr_matrix((weights[inside], (row, streamers[inside])), shape=(1, n))

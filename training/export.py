@@ -113,6 +113,6 @@ def _vectors(source: VectorModel) -> Vectors:
     elif isinstance(source, ALS):
         params = source.params
         fold_in = FoldIn.of(source.target_vectors, alpha=params.alpha, regularization=params.regularization)
-        query = FoldInQuery(fold_in.gram, params.alpha, params.weights)
+        query = FoldInQuery(fold_in.gram, params.alpha, source.weights)
     index = build_index(source.target_vectors, queries=source.user_vectors)
-    return Vectors(source.name, source.target_vectors, source.user_vectors, index, query)
+    return Vectors(source.name, source.target_vectors, source.user_vectors, index, query, content)

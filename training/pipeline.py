@@ -167,7 +167,8 @@ class _Job:
         hot: HotScores | None = None
         if not len(self.dataset.items) and not len(self.dataset.rooms):
             raise DataError(f"{self.dataset.path}: neither products nor rooms; there is nothing to recommend")
-        if not self.config.weights.of(self.dataset.events, self.dataset.as_of_us).any():
+        weights = self.dataset.settle(self.config.weights)
+        if not weights.of(self.dataset.events, self.dataset.as_of_us).any():
             found = ", ".join(self.dataset.counts())
             raise DataError(
                 f"{self.dataset.path}: no event shows interest in anything: behaviours with a weight are "

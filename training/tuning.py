@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import yaml
+from pydantic import BaseModel
 
+from recsys.data.behaviours import half_life_in
 from recsys.data.dataset import Dataset
 from recsys.data.split import split_by_time
 from recsys.errors import ConfigError, DataError, ModelError, RecsysError
@@ -108,12 +110,13 @@ def tune(
         ModelError: every trial failed.
     """
     k = metric_length(metric)
-    params = params_of(config, model)
+    given = params_of(config, model)
+    dataset = Dataset.load(dataset_path)
+    windows, goals = _windows(dataset, config)
+    params = _settled(given, windows[0].before)
     space = search_space(params)
     if not space:
         raise ConfigError(f"model {model!r}: none of its settings names a range to search")
-    dataset = Dataset.load(dataset_path)
-    windows, goals = _windows(dataset, config)
     begun_with = {
         "model": model,
         "metric": metric,
@@ -138,6 +141,16 @@ def tune(
             run.log_metrics({metric: tuned.best.value or 0.0, "trials": len(tuned.attempts)})
             run.log_files(tuned.file, "tuning")
             return tuned
+
+
+def _settled(params: BaseModel, dataset: Dataset) -> BaseModel:
+    """The same with every half-life of `auto` in days: a search begins at a number."""
+    changed: dict[str, Any] = {
+        name: _settled(value, dataset) for name, value in params if isinstance(value, BaseModel)
+    }
+    if getattr(params, "half_life_days", None) == "auto":
+        changed["half_life_days"] = half_life_in("auto", dataset.days)
+    return params.model_copy(update=changed)
 
 
 def _windows(dataset: Dataset, config: TrainingConfig) -> tuple[list[_Window], tuple[Behaviour, ...]]:

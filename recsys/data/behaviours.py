@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +16,26 @@ if TYPE_CHECKING:
     from recsys.data.dataset import Events
 
 
+#: The half-life that `auto` stands for, as a share of the log's length: what was done on its first day counts
+#: 1/64 of what was done on its last.
+AUTO_HALF_LIFE_SHARE = 1 / 6
+
+#: A half-life in days, or `auto`.
+HalfLife = Annotated[float, Field(gt=0)] | Literal["auto"]
+
+
+def half_life_in(half_life: HalfLife, log_days: float) -> float:
+    """The half-life in days, `auto` as it is in a log of so many days, above 0."""
+    return log_days * AUTO_HALF_LIFE_SHARE if half_life == "auto" else half_life
+
+
 class BehaviourWeights(Params):
     """Confidence of one event: weight of its behaviour x dwell x decay.
 
     Attributes:
         weights: weight of one event of each behaviour; a behaviour left out counts 0.
-        half_life_days: age at which an event counts half; None means that age does not matter.
+        half_life_days: age at which an event counts half; auto is a sixth of the log's length, and None means
+            that age does not matter.
         dwell_scale_s: a view of this length has its full weight. Longer ones gain with the logarithm, as
             log2(1 + duration / scale), up to `dwell_cap`; a view of unknown length has its full weight.
         dwell_cap: the most that dwell can multiply a view by.
@@ -42,9 +56,15 @@ class BehaviourWeights(Params):
             Behaviour.PURCHASE: 5.0,
         }
     )
-    half_life_days: Annotated[float | None, Within(0.5, 365.0, log=True)] = Field(default=60.0, gt=0)
+    half_life_days: Annotated[HalfLife | None, Within(0.5, 365.0, log=True)] = 60.0
     dwell_scale_s: float = Field(default=60.0, gt=0)
     dwell_cap: float = Field(default=3.0, gt=0)
+
+    def settled(self, log_days: float) -> Self:
+        """The same with `auto` replaced by what it stands for in a log of so many days, above 0."""
+        if self.half_life_days is None:
+            return self
+        return self.model_copy(update={"half_life_days": half_life_in(self.half_life_days, log_days)})
 
     def of(self, events: Events, as_of_us: int) -> FloatArray:
         """Confidence of each event, (N,) float32, 0 for one that says nothing or was taken back.
@@ -66,7 +86,12 @@ class BehaviourWeights(Params):
             behaviour: (N,) int8 codes.
             duration_s: (N,) float32, NaN where unknown.
             age_days: (N,) 0 or more.
+
+        Raises:
+            ValueError: the half-life is not settled.
         """
+        if self.half_life_days == "auto":
+            raise ValueError("a half-life of auto must be settled by a log: see Dataset.settle")
         table = np.zeros(len(BEHAVIOURS), dtype=np.float32)
         for each, weight in self.weights.items():
             table[each.code] = weight

@@ -27,7 +27,7 @@ from scipy import sparse
 from recsys.data.behaviours import BehaviourWeights
 from recsys.data.histories import Histories
 from recsys.data.ids import IdMap
-from recsys.durations import SECOND_US
+from recsys.durations import DAY_US, SECOND_US
 from recsys.errors import DataError
 from recsys.types import BEHAVIOURS, Behaviour, BoolArray, FloatArray, IntArray, LongArray, Target
 
@@ -207,6 +207,11 @@ class Dataset:
         """SHA-256 over the prepared tables: the same log prepared the same way has the same one."""
         return str(self.manifest["fingerprint"])
 
+    @property
+    def days(self) -> float:
+        """The log's length, from its first event to `as_of_us`; a second at least."""
+        return max(self.as_of_us - int(self.events.timestamp_us[0]), SECOND_US) / DAY_US
+
     def until(self, as_of_us: int) -> Dataset:
         """The Dataset as it was at an earlier moment, microseconds since the epoch.
 
@@ -241,9 +246,13 @@ class Dataset:
         """What is recommended: the products, or the streamers whose rooms are."""
         return self.items if target is Target.ITEM else self.streamers
 
+    def settle(self, weights: BehaviourWeights) -> BehaviourWeights:
+        """The weights with a half-life of `auto` as of this log's length."""
+        return weights.settled(self.days)
+
     def interactions(self, target: Target, weights: BehaviourWeights) -> sparse.csr_matrix:
         """Summed confidence of every user with every target: (users, targets) float32 CSR, no stored zero."""
-        confidence = weights.of(self.events, self.as_of_us)
+        confidence = self.settle(weights).of(self.events, self.as_of_us)
         index = self.events.target_idx(target)
         rows = (index >= 0) & (confidence > 0)
         shape = (len(self.users), len(self.entities(target)))

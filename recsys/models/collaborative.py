@@ -49,7 +49,7 @@ class ALSParams(Params):
         device: cpu, cuda, or auto: cuda where the library finds it.
     """
 
-    weights: BehaviourWeights = BehaviourWeights()
+    weights: BehaviourWeights = BehaviourWeights(half_life_days="auto")
     factors: Annotated[int, OneOf(32, 64, 96, 128, 192, 256)] = Field(default=128, ge=1)
     regularization: Annotated[float, Within(0.1, 100.0, log=True)] = Field(default=10.0, ge=0)
     alpha: Annotated[float, Within(0.3, 100.0, log=True)] = Field(default=10.0, gt=0)
@@ -94,7 +94,7 @@ class ItemKNNParams(Params):
         b: BM25's length normalisation, 0 to 1.
     """
 
-    weights: BehaviourWeights = BehaviourWeights()
+    weights: BehaviourWeights = BehaviourWeights(half_life_days="auto")
     similarity: Annotated[Literal["bm25", "cosine", "tfidf"], OneOf("bm25", "cosine", "tfidf")] = "bm25"
     neighbours: Annotated[int, Within(20, 400, log=True)] = Field(default=100, ge=1)
     k1: Annotated[float, Within(0.1, 5.0, log=True)] = Field(default=1.2, gt=0)
@@ -102,11 +102,17 @@ class ItemKNNParams(Params):
 
 
 class _Factorisation(VectorModel):
-    """The library's factor models: a pair of vector tables, zero for users and targets without a pair."""
+    """The library's factor models: a pair of vector tables, zero for users and targets without a pair.
 
+    Attributes:
+        weights: those of the parameters, settled by the log that it was fitted on.
+    """
+
+    params: ALSParams | BPRParams
     weights: BehaviourWeights
 
     def _fit(self, dataset: Dataset, progress: Progress | None) -> None:
+        self.weights = dataset.settle(self.params.weights)
         interactions = dataset.interactions(self.target, self.weights)
         with _single_threaded_blas():
             library = self._library()
@@ -138,10 +144,11 @@ class ALS(_Factorisation):
 
     name: ClassVar[str] = "als"
 
+    params: ALSParams
+
     def __init__(self, params: ALSParams | None = None, *, target: Target = Target.ITEM) -> None:
         super().__init__(target=target)
         self.params = params or ALSParams()
-        self.weights = self.params.weights
 
     def _library(self) -> Any:
         params = self.params
@@ -187,10 +194,11 @@ class BPR(_Factorisation):
 
     name: ClassVar[str] = "bpr"
 
+    params: BPRParams
+
     def __init__(self, params: BPRParams | None = None, *, target: Target = Target.ITEM) -> None:
         super().__init__(target=target)
         self.params = params or BPRParams()
-        self.weights = self.params.weights
 
     def _library(self) -> Any:
         params = self.params

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pydantic import Field
 from scipy import sparse
 
+from recsys.data.behaviours import HalfLife, half_life_in
 from recsys.data.dataset import Dataset
 from recsys.data.histories import Histories
 from recsys.durations import DAY_US, HOUR_US
@@ -64,7 +65,7 @@ class CoVisitationParams(Params):
         max_gap_hours: how many hours apart.
         gap_half_life_hours: gap at which a pair counts half.
         backward: what a pair counts for its earlier item, of what it counts for the later one.
-        half_life_days: age at which a pair counts half.
+        half_life_days: age at which a pair counts half; auto is a sixth of the log's length.
         popularity_damping: exponent b of score = pairs(i, j) / (count(i) count(j)^b).
         prior: added to each item's count, so that one chance pair does not make a perfect neighbour.
         neighbours: how many are kept for each item.
@@ -76,7 +77,7 @@ class CoVisitationParams(Params):
     max_gap_hours: Annotated[float, Within(1.0, 24.0 * 30, log=True)] = Field(default=24.0 * 7, gt=0)
     gap_half_life_hours: Annotated[float, Within(1.0, 24.0 * 30, log=True)] = Field(default=24.0, gt=0)
     backward: Annotated[float, Within(0.0, 1.0)] = Field(default=0.7, ge=0, le=1)
-    half_life_days: Annotated[float, Within(5.0, 365.0, log=True)] = Field(default=60.0, gt=0)
+    half_life_days: Annotated[HalfLife, Within(0.5, 365.0, log=True)] = "auto"
     popularity_damping: Annotated[float, Within(0.0, 1.0)] = Field(default=0.4, ge=0, le=1)
     prior: Annotated[float, Within(0.0, 20.0)] = Field(default=2.0, ge=0)
     neighbours: Annotated[int, Within(20, 300, log=True)] = Field(default=100, ge=1)
@@ -96,8 +97,11 @@ class CoVisitation(HistoryModel):
 
     def _scorer(self, dataset: Dataset) -> Neighbours:
         params = self.params
-        pairs = count_pairs(self.histories, dataset.as_of_us, self.n_targets, params)
-        decay = np.exp2((self.histories.timestamp_us - dataset.as_of_us) / (params.half_life_days * DAY_US))
+        half_life_days = half_life_in(params.half_life_days, dataset.days)
+        pairs = count_pairs(
+            self.histories, dataset.as_of_us, self.n_targets, params, half_life_days=half_life_days
+        )
+        decay = np.exp2((self.histories.timestamp_us - dataset.as_of_us) / (half_life_days * DAY_US))
         count = np.bincount(self.histories.target_idx, weights=decay, minlength=self.n_targets) + params.prior
         pairs.data /= np.repeat(count, np.diff(pairs.indptr)).astype(np.float32)
         pairs.data /= (count[pairs.indices] ** params.popularity_damping).astype(np.float32)
@@ -105,9 +109,22 @@ class CoVisitation(HistoryModel):
 
 
 def count_pairs(
-    histories: Histories, as_of_us: int, n_targets: int, params: CoVisitationParams
+    histories: Histories,
+    as_of_us: int,
+    n_targets: int,
+    params: CoVisitationParams,
+    *,
+    half_life_days: float,
 ) -> sparse.csr_matrix:
-    """Weighted pairs of actions of one user: (targets, targets) float32 CSR; row i speaks for column j."""
+    """Weighted pairs of actions of one user: (targets, targets) float32 CSR; row i speaks for column j.
+
+    Args:
+        histories: of all users.
+        as_of_us: the moment from which the age of a pair is counted.
+        n_targets: how many there are.
+        params: which pairs count, and how much.
+        half_life_days: age at which a pair counts half.
+    """
     user = np.repeat(np.arange(len(histories)), np.diff(histories.indptr))
     table = np.zeros(len(BEHAVIOURS), dtype=np.float32)
     for behaviour, weight in params.intent.items():
@@ -123,7 +140,7 @@ def count_pairs(
         first = np.flatnonzero(together & (gap_hours <= params.max_gap_hours))
         later = first + step
         age_days = (as_of_us - at_us[later]) / DAY_US
-        halvings = gap_hours[first] / params.gap_half_life_hours + age_days / params.half_life_days
+        halvings = gap_hours[first] / params.gap_half_life_hours + age_days / half_life_days
         closeness = np.exp2(-halvings) / step
         rows = np.concatenate([item[first], item[later]])
         columns = np.concatenate([item[later], item[first]])

@@ -199,7 +199,7 @@ class TwoTower(VectorModel):
         )
         timelines = Timelines.of(
             events,
-            self.weights.of(events, as_of_us),
+            dataset.settle(self.weights).of(events, as_of_us),
             n_users=self.n_users,
             target=self.target,
             predicted=params.target_behaviours,
@@ -239,7 +239,7 @@ class TwoTower(VectorModel):
             return None, dataset
         before = dataset.until(cut_us)
         after = events.where(slice(len(before.events), None))
-        weight = self.weights.of(after, dataset.as_of_us)
+        weight = dataset.settle(self.weights).of(after, dataset.as_of_us)
         index = after.target_idx(self.target)
         wanted = (index >= 0) & (weight > 0)
         if params.target_behaviours is not None:

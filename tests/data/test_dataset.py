@@ -17,6 +17,7 @@ from tests.conftest import write_logs
 
 CUT = datetime(2024, 3, 10, tzinfo=UTC)
 PLAIN = BehaviourWeights(half_life_days=None)
+AUTO = BehaviourWeights(half_life_days="auto")
 
 
 def at(days=0.0, **over):
@@ -151,6 +152,24 @@ def test_an_event_of_one_half_life_ago_counts_half(make_dataset):
     weights = BehaviourWeights(half_life_days=30.0)
     # The last event happened a microsecond before the Dataset's moment.
     assert weights.of(dataset.events, dataset.as_of_us).tolist() == pytest.approx([0.5, 1.0])
+
+
+def test_the_half_life_left_to_the_log_is_a_sixth_of_its_length(make_dataset):
+    dataset = make_dataset([at(0), at(45), at(90)])
+    weights = dataset.settle(AUTO)
+    assert weights.half_life_days == pytest.approx(15.0)
+    assert weights.of(dataset.events, dataset.as_of_us).tolist() == pytest.approx([1 / 64, 1 / 8, 1.0])
+    assert dataset.settle(BehaviourWeights(half_life_days=7.0)).half_life_days == 7.0
+    assert dataset.settle(PLAIN).half_life_days is None
+    interactions = dataset.interactions(Target.ITEM, AUTO)
+    assert interactions.sum() == pytest.approx(1 / 64 + 1 / 8 + 1.0)
+    with pytest.raises(ValueError, match="must be settled by a log"):
+        AUTO.of(dataset.events, dataset.as_of_us)
+
+
+def test_a_log_of_one_moment_has_a_half_life(make_dataset):
+    dataset = make_dataset([at(0)])
+    assert dataset.interactions(Target.ITEM, AUTO).sum() == pytest.approx(1.0, rel=1e-4)
 
 
 @pytest.mark.parametrize(("seconds", "factor"), [(0, 0.0), (60, 1.0), (180, 2.0), (80_000, 3.0)])

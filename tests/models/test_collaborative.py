@@ -39,7 +39,7 @@ def dataset(build_dataset: BuildDataset) -> Dataset:
 
 
 def test_als_is_the_library_given_the_confidences(dataset: Dataset) -> None:
-    confidences = dataset.interactions(Target.ITEM, BehaviourWeights())
+    confidences = dataset.interactions(Target.ITEM, ALSParams().weights)
     with threadpoolctl.threadpool_limits(1, user_api="blas"):
         library = implicit.cpu.als.AlternatingLeastSquares(
             factors=6, regularization=10.0, alpha=10.0, iterations=5, random_state=0
@@ -53,7 +53,7 @@ def test_als_is_the_library_given_the_confidences(dataset: Dataset) -> None:
 def test_fold_in_solves_the_normal_equations(dataset: Dataset) -> None:
     """Oracle: minimise sum_i c_i (p_i - x.y_i)^2 + lambda |x|^2 over all targets, densely, in float64."""
     model = ALS(PARAMS).fit(dataset)
-    history = dataset.interactions(Target.ITEM, BehaviourWeights())[[0, 7, 30]]
+    history = dataset.interactions(Target.ITEM, ALSParams().weights)[[0, 7, 30]]
     vectors = model.fold_in(history)
     y = model.target_vectors.astype(np.float64)
     for row in range(2):
@@ -69,7 +69,7 @@ def test_fold_in_solves_the_normal_equations(dataset: Dataset) -> None:
 def test_fold_in_ranks_a_known_user_as_the_fit_does(dataset: Dataset) -> None:
     model = ALS(ALSParams(factors=6, iterations=60, device="cpu")).fit(dataset)
     users = np.arange(30)
-    folded = model.fold_in(dataset.interactions(Target.ITEM, BehaviourWeights())[users])
+    folded = model.fold_in(dataset.interactions(Target.ITEM, ALSParams().weights)[users])
     np.testing.assert_allclose(
         folded @ model.target_vectors.T, model.user_vectors[users] @ model.target_vectors.T, atol=0.05
     )
@@ -108,7 +108,7 @@ def test_cosine_neighbours_by_hand(build_dataset: BuildDataset) -> None:
 
 
 def test_item_knn_answers_as_the_library_does(dataset: Dataset) -> None:
-    confidences = dataset.interactions(Target.ITEM, BehaviourWeights())
+    confidences = dataset.interactions(Target.ITEM, ALSParams().weights)
     library = CosineRecommender(K=4)
     with pytest.warns(ParameterWarning):
         library.fit(confidences, show_progress=False)

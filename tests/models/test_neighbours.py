@@ -32,10 +32,10 @@ def test_pairs_weigh_order_gap_and_steps_by_hand(build_dataset: BuildDataset) ->
     dataset = build_dataset(
         [(0, 0, VIEW, 1.0), (0, 1, CART, 1.0 + HOUR), (0, 2, VIEW, 1.0 + 3 * HOUR)], n_items=4
     )
-    params = CoVisitationParams(
-        gap_half_life_hours=1.0, backward=0.5, half_life_days=1e9, intent={VIEW: 1.0, CART: 3.0}
-    )
-    pairs = count_pairs(dataset.histories(Target.ITEM), dataset.as_of_us, 4, params).toarray()
+    params = CoVisitationParams(gap_half_life_hours=1.0, backward=0.5, intent={VIEW: 1.0, CART: 3.0})
+    pairs = count_pairs(
+        dataset.histories(Target.ITEM), dataset.as_of_us, 4, params, half_life_days=1e9
+    ).toarray()
     expected = np.zeros((4, 4))
     expected[0, 1], expected[1, 0] = 0.5 * 3, 0.5 * 0.5 * 1
     expected[1, 2], expected[2, 1] = 0.25 * 1, 0.5 * 0.25 * 3
@@ -46,7 +46,9 @@ def test_pairs_weigh_order_gap_and_steps_by_hand(build_dataset: BuildDataset) ->
 def test_pairs_too_far_apart_or_of_two_users_do_not_count(build_dataset: BuildDataset) -> None:
     dataset = build_dataset([(0, 0, VIEW, 1.0), (0, 1, VIEW, 3.0), (1, 2, VIEW, 3.0)], n_items=3)
     params = CoVisitationParams(max_gap_hours=24.0)
-    assert count_pairs(dataset.histories(Target.ITEM), dataset.as_of_us, 3, params).nnz == 0
+    assert (
+        count_pairs(dataset.histories(Target.ITEM), dataset.as_of_us, 3, params, half_life_days=1e9).nnz == 0
+    )
 
 
 def test_lists_are_the_best_of_each_row_without_the_diagonal() -> None:

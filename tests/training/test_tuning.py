@@ -31,6 +31,11 @@ Tune = Callable[..., Tuned]
 
 
 @pytest.fixture(scope="module")
+def log(shop: Path) -> Dataset:
+    return Dataset.load(shop)
+
+
+@pytest.fixture(scope="module")
 def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
     return Tracker(TrackingParams(uri=f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"))
 
@@ -226,15 +231,23 @@ def bounds(allowed: Range) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("name", list(MODELS))
-def test_every_model_says_what_may_be_searched_and_takes_all_of_it(name: str) -> None:
-    space = search_space(params_of(CONFIG, name))
+def test_every_model_says_what_may_be_searched_and_takes_all_of_it(name: str, log: Dataset) -> None:
+    space = search_space(tuning._settled(params_of(CONFIG, name), log))
     assert space
     for key, searched in space.items():
         whole = isinstance(searched.value, int)
         for value in bounds(searched.allowed):
             tried = with_params(CONFIG, name, tuning._tree({key: int(value) if whole else value}))
-            now = search_space(params_of(tried, name))
+            now = search_space(tuning._settled(params_of(tried, name), log))
             assert now[key].value == value
+
+
+def test_a_search_begins_at_days_where_the_half_life_is_left_to_the_log(log: Dataset) -> None:
+    for name in ("als", "co_visitation", "similar_items"):
+        space = search_space(tuning._settled(params_of(CONFIG, name), log))
+        half_lives = [key for key in space if key.endswith("half_life_days")]
+        assert half_lives
+        assert all(space[key].value == pytest.approx(log.days / 6) for key in half_lives)
 
 
 def test_a_setting_outside_its_range_widens_it_and_one_switched_off_stays_off() -> None:
