@@ -15,7 +15,7 @@ from recsys.bench_commands import bench
 from recsys.errors import ConfigError, RecsysError
 from recsys.openmp import wait_passively
 from recsys.options import BundleDir, ConfigFiles, DatasetDir, Out, Overrides
-from recsys.serving_commands import deliver, serve
+from recsys.serving_commands import add_items, deliver, serve
 from recsys.terminal import console, errors, progress, stages
 from recsys.tune_command import tune
 
@@ -324,6 +324,7 @@ def rooms(
 
 
 app.command()(tune)
+app.command()(add_items)
 app.command()(deliver)
 app.command()(serve)
 

@@ -92,6 +92,13 @@ def build_index(
     return BuiltIndex(faiss.serialize_index(index).tobytes(), nprobe)
 
 
+def with_more(built: BuiltIndex, vectors: FloatArray) -> BuiltIndex:
+    """The index with (m, d) float32 vectors added behind those that are there; its lists stay as they are."""
+    index: Any = faiss.deserialize_index(np.frombuffer(built.data, dtype=np.uint8).copy())
+    index.add(np.ascontiguousarray(vectors, dtype=np.float32))
+    return BuiltIndex(faiss.serialize_index(index).tobytes(), built.nprobe)
+
+
 def _calibrate(index: Any, vectors: FloatArray, queries: FloatArray, params: IndexParams) -> int:
     """The least number of lists with which the searches reach the recall."""
     k = min(params.recall_at, len(vectors))

@@ -94,6 +94,19 @@ class FoldInQuery:
 
 
 @dataclass(frozen=True)
+class ContentTower:
+    """What gives a product that came after the fit its vector.
+
+    Attributes:
+        onnx: the graph; see `recsys.models.onnx_export` for its inputs.
+        encoder: what `recsys.models.tower_features.TableEncoder.from_json` reads.
+    """
+
+    onnx: bytes | memoryview
+    encoder: bytes | memoryview
+
+
+@dataclass(frozen=True)
 class Vectors:
     """A model whose score is an inner product.
 
@@ -103,6 +116,7 @@ class Vectors:
         user_vectors: (U, d) float32 as of the bundle's moment; zero likewise.
         index: of the item vectors.
         query: how a fresh history becomes a vector; None where the model cannot.
+        content: how a new product becomes one; None likewise.
     """
 
     source: str
@@ -110,6 +124,7 @@ class Vectors:
     user_vectors: FloatArray
     index: BuiltIndex
     query: TowerQuery | FoldInQuery | None
+    content: ContentTower | None = None
 
 
 @dataclass(frozen=True)
@@ -159,6 +174,7 @@ def latest(histories: Histories, length: int = STORED_ACTIONS) -> Histories:
     )
 
 
+_CONTENT_GRAPH, _CONTENT_ENCODER = "item_tower.onnx", "item_encoder.json"
 #: Of a product, what a request may ask for or be shown.
 _ITEM_COLUMNS = ("category", "brand", "price", "stock", "title")
 
@@ -219,6 +235,9 @@ def vectors_section(vectors: Vectors) -> Section:
         arrays["gram"] = vectors.query.gram.astype(np.float32)
         weights = vectors.query.weights.model_dump(mode="json")
         meta["query"] = {"kind": "fold_in", "alpha": vectors.query.alpha, "weights": weights}
+    if vectors.content is not None:
+        blobs[_CONTENT_GRAPH] = vectors.content.onnx
+        blobs[_CONTENT_ENCODER] = vectors.content.encoder
     return Section(arrays=arrays, blobs=blobs, meta=meta)
 
 
@@ -329,7 +348,10 @@ def read_vectors(name: str, section: Section, *, n_items: int, n_users: int) -> 
         weights = BehaviourWeights.model_validate(how["weights"])
         query = FoldInQuery(arrays["gram"], float(how["alpha"]), weights)
     index = BuiltIndex(section.blobs["items.faiss"], int(meta["nprobe"]))
-    return Vectors(str(meta["source"]), item_vectors, user_vectors, index, query)
+    content = None
+    if _CONTENT_GRAPH in section.blobs and _CONTENT_ENCODER in section.blobs:
+        content = ContentTower(section.blobs[_CONTENT_GRAPH], section.blobs[_CONTENT_ENCODER])
+    return Vectors(str(meta["source"]), item_vectors, user_vectors, index, query, content)
 
 
 def read_neighbours(name: str, section: Section, *, n_items: int) -> Neighbours:

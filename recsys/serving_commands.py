@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from recsys.errors import RecsysError
-from recsys.options import ConfigFiles, Overrides
+from recsys.options import BundleDir, ConfigFiles, Overrides
 from recsys.terminal import console, errors
 
 
@@ -54,6 +54,29 @@ def deliver(
                 console.print(f"{brought} is current now", highlight=False, markup=False)
         if every is None or over.wait(every):
             return
+
+
+def add_items(
+    bundle: BundleDir,
+    items: Annotated[Path, typer.Argument(help="Parquet or CSV with item_id, and what else is known.")],
+    out: Annotated[Path, typer.Option("--out", help="The bundle to write.", show_default=False)],
+    current: Annotated[
+        bool, typer.Option("--current", help="Have CURRENT beside it name it, so that `watch` swaps it in.")
+    ] = False,
+) -> None:
+    """Write a bundle with products that were listed since, placed by their content; nothing is trained.
+
+    Example: recsys add-items bundles/v1 listed_today.csv --out bundles/v2 --current
+    """
+    from recsys.additions import add_items as run
+    from recsys.pointer import point_to
+
+    done = run(bundle, items, out)
+    if current:
+        point_to(done.path.parent, done.path.name)
+    told = f"{done.added} products added, {done.placed} of them placed by their content"
+    already = f"; {done.known} were there already" if done.known else ""
+    console.print(f"{told}{already}. Bundle in {done.path}", highlight=False, markup=False)
 
 
 def serve(

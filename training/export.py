@@ -24,6 +24,7 @@ from recsys.models.repeat import ReturnRates
 from recsys.models.two_tower import TwoTower
 from recsys.product_sections import (
     Catalogue,
+    ContentTower,
     FoldInQuery,
     PopularLists,
     TowerQuery,
@@ -108,7 +109,10 @@ def _personalised(dataset: Dataset) -> BoolArray:
 
 def _vectors(source: VectorModel) -> Vectors:
     query: TowerQuery | FoldInQuery | None = None
+    content: ContentTower | None = None
     if isinstance(source, TwoTower):
+        if (tower := source.content_tower()) is not None:
+            content = ContentTower(*tower)
         query = TowerQuery(source.query_tower_onnx(), source.params.history_length, source.user_profiles)
     elif isinstance(source, ALS):
         params = source.params

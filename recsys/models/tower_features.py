@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -146,6 +147,22 @@ class TableEncoder:
         for row, known in enumerate(found):
             words[row, : len(known)] = known[: words.shape[1]]
         return words
+
+    def to_json(self) -> bytes:
+        """Everything that `from_json` needs to encode as this does."""
+        scales = {name: [scale.mean, scale.deviation, scale.log] for name, scale in self.scales.items()}
+        parts = {"vocabularies": self.vocabularies, "scales": scales, "words": self.words}
+        return json.dumps(parts, ensure_ascii=False).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes | memoryview) -> Self:
+        """The encoder that `to_json` wrote."""
+        parts = json.loads(bytes(text))
+        return cls(
+            {name: tuple(values) for name, values in parts["vocabularies"].items()},
+            {name: Scale(*scale) for name, scale in parts["scales"].items()},
+            tuple(parts["words"]),
+        )
 
     @property
     def cardinalities(self) -> tuple[int, ...]:

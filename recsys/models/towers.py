@@ -209,6 +209,39 @@ class TwoTowerNetwork(nn.Module):
         return self.log_temperature.exp().clamp(min=_LOWEST_TEMPERATURE)
 
 
+class ContentTower(nn.Module):
+    """The part of the target tower that knows no id: a target's content -> its vector.
+
+    Args:
+        network: whose target tower and normalisation it shares; without given vectors.
+    """
+
+    def __init__(self, network: TwoTowerNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, codes: Tensor, numbers: Tensor, words: Tensor) -> Tensor:
+        """Target vectors (m, d).
+
+        Args:
+            codes: (m, categorical columns) int64; ignored where the tower has none, as are the others.
+            numbers: (m, 2 x numeric columns) float32.
+            words: (m, w) int64, 0 for no word.
+        """
+        tower = self.network.targets
+        vectors = torch.zeros_like(numbers[:, :1]) * torch.zeros(1, tower.dim)
+        if tower.categories is not None:
+            vectors = vectors + tower.categories(codes + tower.offsets).sum(dim=1)
+        if tower.words is not None:
+            # As the bag does it, in operators that the exporter knows.
+            there = (words > 0).unsqueeze(-1)
+            found = functional.embedding(words, tower.words.weight) * there
+            vectors = vectors + found.sum(dim=1) / there.sum(dim=1).clamp(min=1)
+        if tower.numeric is not None:
+            vectors = vectors + tower.numeric(numbers)
+        return self.network.finish(vectors + tower.mix(vectors))
+
+
 class QueryTower(nn.Module):
     """The part of the user tower that serving runs: a history and a profile -> the user's vector.
 

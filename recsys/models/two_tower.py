@@ -23,7 +23,7 @@ from recsys.durations import DAY_US
 from recsys.errors import ModelError
 from recsys.models.base import VectorModel
 from recsys.models.exposures import Exposures
-from recsys.models.onnx_export import query_tower_onnx
+from recsys.models.onnx_export import content_tower_onnx, query_tower_onnx
 from recsys.models.team import Team
 from recsys.models.tower_features import TableEncoder
 from recsys.models.tower_inputs import Side, TrainingInputs
@@ -155,6 +155,13 @@ class TwoTower(VectorModel):
     def query_tower_onnx(self) -> bytes:
         """The query tower for serving; see `recsys.models.onnx_export`."""
         return query_tower_onnx(self.network, length=self.params.history_length)
+
+    def content_tower(self) -> tuple[bytes, bytes] | None:
+        """What places a new target without torch: the graph of `recsys.models.onnx_export`, and what
+        `TableEncoder.from_json` reads. None where targets have no content, or were given vectors."""
+        if self.given is not None or not self.network.targets.has_content:
+            return None
+        return content_tower_onnx(self.network), self._target_encoder.to_json()
 
     def _fit(self, dataset: Dataset, progress: Progress | None) -> None:
         try:

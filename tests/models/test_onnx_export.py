@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import onnxruntime
+import pyarrow as pa
 import pytest
 import torch
 
-from recsys.models.onnx_export import INPUTS
+from recsys.models.onnx_export import CONTENT_INPUTS, INPUTS
+from recsys.models.tower_features import TableEncoder
 from recsys.models.training_examples import HISTORY_BEHAVIOURS
 from recsys.models.two_tower import TwoTower, TwoTowerParams
 from recsys.types import Behaviour, Target
@@ -62,3 +65,39 @@ def test_onnx_equals_torch(build_dataset: BuildDataset, layers: int) -> None:
     for users in (slice(0, N_USERS), slice(3, 4), slice(5, 12)):
         (vectors,) = session.run(None, {name: feed[users] for name, feed in zip(INPUTS, feeds, strict=True)})
         np.testing.assert_allclose(vectors, model.user_vectors[users], atol=1e-5)
+
+
+def test_a_new_target_is_placed_without_torch_as_with_it(build_dataset: BuildDataset) -> None:
+    rng = np.random.default_rng(1)
+    rows = [
+        (u, int(rng.integers(60)), Behaviour.PURCHASE, float(rng.uniform(0, 29)))
+        for u in range(N_USERS)
+        for _ in range(12)
+    ]
+    dataset = build_dataset(rows, n_users=N_USERS, n_items=60)
+    known = pa.table(
+        {
+            "category": [["tea", "rice", None][n % 3] for n in range(60)],
+            "price": [float(n) if n % 7 else None for n in range(60)],
+            "title": [f"{['green', 'black'][n % 2]} tea number {n % 5}" for n in range(60)],
+        }
+    )
+    dataset = replace(dataset, items=replace(dataset.items, table=known))
+    params = TwoTowerParams(dim=16, history_length=LENGTH, batch_size=64, steps=40, learning_rate=0.02)
+    model = TwoTower(params, device="cpu").fit(dataset)
+    tower = model.content_tower()
+    assert tower is not None
+    session = onnxruntime.InferenceSession(tower[0], providers=["CPUExecutionProvider"])
+    assert tuple(entry.name for entry in session.get_inputs()) == CONTENT_INPUTS
+    new = pa.table(
+        {
+            "category": ["tea", "never seen", None, "rice"],
+            "price": [3.0, None, 1e6, 0.0],
+            "title": ["green tea", "", None, "a black tea of no known name, number 3"],
+        }
+    )
+    for part in (new, new.slice(2, 1), new.slice(0, 2)):
+        encoded = TableEncoder.from_json(tower[1]).encode(part, len(part))
+        feeds = (encoded.codes, encoded.numbers, encoded.words)
+        (vectors,) = session.run(None, dict(zip(CONTENT_INPUTS, feeds, strict=True)))
+        np.testing.assert_allclose(vectors, model.encode_new_targets(part), atol=1e-5)
