@@ -30,6 +30,7 @@ import pyarrow.compute as pc
 from recsys.bundle import CORE, Bundle, Section, open_bundle, write_bundle
 from recsys.data.ids import IdMap, id_keys
 from recsys.data.schema import TABLES, Kind
+from recsys.data.tombstones import forgotten, put_on_list
 from recsys.errors import BundleError, DataError
 from recsys.index import BuiltIndex, with_more
 from recsys.models.tower_features import TableEncoder
@@ -59,7 +60,7 @@ class Added:
 
 
 def add_items(bundle: Path, items: Path, out: Path) -> Added:
-    """Write a bundle with more products.
+    """Write a bundle with more products; who was forgotten beside the old one is so beside the new one too.
 
     Args:
         bundle: the one to begin with.
@@ -84,6 +85,10 @@ def add_items(bundle: Path, items: Path, out: Path) -> Added:
             f"{bundle}: no model in it reads what is known of a product: train one with item features"
             " (a category, a price or a title)"
         )
+    # The new bundle holds what the old one did of people forgotten since: the list must lie beside it first.
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for mark in forgotten(old.path.parent) - forgotten(out.parent):
+        put_on_list(out.parent, mark)
     ids = hashlib.sha256("\0".join(new[_ID].to_pylist()).encode()).hexdigest()[:8]
     path = write_bundle(
         out,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from recsys.additions import Added, add_items
 from recsys.bundle import BundleRefused
 from recsys.cli import BAD_INPUT, main
 from recsys.data.prepare import prepare
+from recsys.data.tombstones import forget
 from recsys.errors import BundleError, DataError
 from recsys.types import Behaviour, Event
 from serving import Recommender
@@ -134,6 +136,15 @@ def test_a_bad_file_is_said_and_nothing_is_written(
         add_items(bundle, file, tmp_path / "out")
     assert str(file) in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_who_was_forgotten_stays_so(bundle: Path, listed: Path, tmp_path: Path) -> None:
+    old = shutil.copytree(bundle, tmp_path / "old" / "bundle")
+    forget(old.parent, 4)
+    new = add_items(old, listed, tmp_path / "elsewhere" / "bundle")
+    recommender = Recommender.load(new.path)
+    assert recommender.products(4).fallback == "popular: unknown user"
+    assert recommender.products(6).fallback is None
 
 
 def test_a_bundle_is_not_written_over(bundle: Path, listed: Path) -> None:
