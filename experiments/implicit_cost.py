@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -88,6 +89,7 @@ def compare(kind: Callable[[], Model], dataset: Dataset, rounds: int) -> list[di
         for at, clock in enumerate(("wall", "processor")):
             row |= {f"{who}_{clock}_s": round(float(best[who][at]), 3) for who in best}
             row[f"{clock}_ratio"] = round(float(best["engine"][at] / best["implicit"][at]), 3)
+        row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10
         rows.append(row)
         print(*row.values(), sep="  ", flush=True)
     return rows

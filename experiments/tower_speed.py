@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -54,6 +55,7 @@ def ours(dataset: Dataset, *, layers: int, steps: int, threads: int) -> dict[str
         "seconds": wall_end - wall,
         "cpu_s": cpu_end - cpu,
         "loss": model.learning_curve[-1].loss,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
     }
 
 
@@ -69,7 +71,7 @@ def theirs(python: Path, *, steps: int, threads: int) -> dict[str, float]:
     if run.returncode:
         sys.exit(f"the peer failed:\n{run.stderr[-2_000:]}")
     found: dict[str, float] = json.loads(run.stdout.splitlines()[-1])
-    return found
+    return found | {"peak_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10}
 
 
 def main() -> None:
@@ -108,6 +110,7 @@ def write(rows: Mapping[str, Mapping[str, Any]], n: int, threads: int) -> None:
         figures = {"per_s": per_s, "per_cpu_s": per_cpu_s}
         lines.append(
             {"model": name, "threads": threads, "round": n, "events": row["events"]}
+            | {"seconds": f"{row['seconds']:.1f}", "peak_mb": f"{row['peak_mb']:.0f}"}
             | {figure: f"{value:.0f}" for figure, value in figures.items()}
             | {"times_wall": f"{wall:.2f}", "times_cpu": f"{cpu:.2f}"}
         )
