@@ -4,8 +4,9 @@
 
 `simulated` and a seed is the simulated platform at its defaults, judged as the shops are, by its log. Horizon
 7:14, every weekly origin of the last half of the log, refitted every four weeks; beside the rules a
-forecaster, where the extra [forecast] is installed. Writes results/hot_<data>_<target>.csv: ranking, metric,
-mean, lower, upper (95 %, bootstrap over origins) and the mean over the best rule's.
+forecaster, where the extra [forecast] is installed: one to two hours of a core for Complete Journey. Writes
+results/hot_<data>_<target>.csv: ranking, metric, mean, lower, upper (95 %, bootstrap over origins) and the
+mean over the best rule's.
 """
 
 from __future__ import annotations
@@ -52,8 +53,11 @@ def main() -> None:
     parser.add_argument("sources", nargs="*", default=[*RAW, *(f"{SIMULATED}{seed}" for seed in (1, 2, 3))])
     parser.add_argument("--target", nargs="+", default=["breakout", "newly_hot", "hot"])
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--forecasts", type=Path, help="folder in which forecasts are kept, to go on")
     asked = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
+    if asked.forecasts is not None:
+        asked.forecasts.mkdir(parents=True, exist_ok=True)
     others: dict[str, Rule] = {}
     if importlib.util.find_spec("statsforecast") is None:
         print("without the forecaster: statsforecast is not installed; pip install '.[forecast]'")
@@ -63,7 +67,8 @@ def main() -> None:
             if dataset is None:
                 continue
             if importlib.util.find_spec("statsforecast") is not None:
-                others = {"imapa": Imapa()}
+                kept = None if asked.forecasts is None else asked.forecasts / f"{source}.npz"
+                others = {"imapa": Imapa(asked.threads, kept)}
             for target in asked.target:
                 params = HotParams(
                     target=TargetParams(target=HotTarget(target), horizon_last_day=14),
