@@ -27,7 +27,13 @@ from recsys.models.base import Model, top_k
 from recsys.models.collaborative import ItemKNN
 from recsys.models.fused import FusedModel
 from recsys.models.fusion import Combiner
-from recsys.models.fusion_training import Fold, FusionReport, consumption, train_fusion
+from recsys.models.fusion_training import (
+    Fold,
+    FusionReport,
+    consumption,
+    train_fusion,
+    unlearned_combiner,
+)
 from recsys.models.popular import Popular
 from recsys.models.two_tower import LearningPoint, TwoTower
 from recsys.types import Behaviour, BoolArray, Candidates, Progress, Target
@@ -64,8 +70,9 @@ class Trial:
     Attributes:
         split: the windows.
         goals: behaviours that a recommendation is for.
-        combiner: learned on the validation window; None where nothing could be merged.
-        fusion: how that went.
+        combiner: learned on the validation window, or by reciprocal ranks where nobody was in it; None where
+            fusion is off or popularity is alone.
+        fusion: how the learning went; None where nothing was learned.
         steps: training lengths found on validation, for a refit.
         learning_curve: of the two-tower, where one was trained.
         comparison: over the test window.
@@ -154,10 +161,31 @@ def _learn_on_validation(
         if enough_users(sum(_users_of(fold) for fold in folds), config):
             break
     if not folds:
-        return None, None, steps, curve
+        known = dataset.until(split.test.fit_end_us)
+        return unlearned(config, dataset, target, as_of=known), None, steps, curve
     # The item table of the last fold goes into the combiner: that is the newest one.
     combiner, report = train_fusion(folds[::-1], params=config.fusion.params, progress=progress)
     return combiner, report, steps, curve
+
+
+def unlearned(
+    config: TrainingConfig, dataset: Dataset, target: Target, *, as_of: Dataset | None = None
+) -> Combiner | None:
+    """How models are merged where no validation window teaches it; None where popularity is alone.
+
+    The two-tower is left out: how long to train it, and whether it is any good by then, nothing could tell.
+
+    Args:
+        config: of the run.
+        dataset: the whole log, which decides what the models are.
+        target: what is recommended.
+        as_of: what may be known of the targets; by default all.
+    """
+    models = fused_sources(candidate_models(config, dataset, target))
+    names = [model.name for model in models if model.name != TwoTower.name]
+    if len(names) == 1:
+        return None
+    return unlearned_combiner(names, as_of or dataset, target, config.fusion.params)
 
 
 def validation_windows(dataset: Dataset, split: TimeSplit) -> list[Window]:
@@ -208,6 +236,12 @@ def fused_sources(models: list[Model]) -> list[Model]:
     return [model for model in models if not isinstance(model, ItemKNN)]
 
 
+def merged_by(combiner: Combiner, models: list[Model]) -> list[Model]:
+    """Those of the models whose candidates the combiner takes, in its order."""
+    by_name = {model.name: model for model in models}
+    return [by_name[name] for name in combiner.sources]
+
+
 def compare_models(
     config: TrainingConfig,
     before: Dataset,
@@ -234,7 +268,7 @@ def compare_models(
     consumed = None if returns else before.done(popular.target, consumption(before))
     models: dict[str, Model | FusedModel] = {source.name: source for source in sources}
     if combiner is not None:
-        served = fused_sources(sources)
+        served = merged_by(combiner, sources)
         models[FusedModel.name] = FusedModel(served, combiner, before)
     reports = {
         name: evaluate(answering(model, popular, k=k, consumed=consumed), judged, ks=config.evaluation.k)

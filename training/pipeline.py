@@ -22,6 +22,7 @@ from recsys.held import held_section
 from recsys.hot.backtest import BacktestReport, backtest
 from recsys.hot.score import HotScores, score_hot
 from recsys.models.fused import FusedModel
+from recsys.models.fusion import Combiner
 from recsys.models.popular import Popular
 from recsys.product_sections import hot_section
 from recsys.room_sections import room_sections
@@ -33,7 +34,7 @@ from training.config import TrainingConfig
 from training.export import product_sections
 from training.holding import held_users
 from training.hot_plots import reliability_figure
-from training.judging import Trial, fused_sources, run_trial
+from training.judging import Trial, merged_by, run_trial, unlearned
 from training.plots import comparison_figure, learning_curve_figure, segments_figure
 from training.promote import ANSWER, BASELINE, Results, record_result
 from training.room_judging import POPULAR_NOW, ROOM_MODEL, RoomTrial, room_result, room_trial_or_reason
@@ -226,9 +227,10 @@ class _Job:
 
     def _products(self, trial: Trial | None) -> dict[str, Section]:
         """Refit on all rows, for as long as validation found right."""
-        if trial is None or trial.combiner is None:
+        combiner = self._combiner(trial)
+        if combiner is None:
             off = self.config.fusion.enabled is False
-            why = "fusion is off" if off else "no validation window to learn how to merge the models from"
+            why = "fusion is off" if off else "there is no other model to merge it with"
             self._note(f"the bundle answers with what is popular alone: {why}")
             popular = Popular(self.config.models.popular)
             return product_sections(self.dataset, fit_all([popular], self.dataset), None)
@@ -236,11 +238,24 @@ class _Job:
             self.config,
             self.dataset,
             Target.ITEM,
-            steps=trial.steps,
+            steps=None if trial is None else trial.steps,
             checkpoints=self.checkpoints / "final",
         )
-        served = fit_all(fused_sources(models), self.dataset, progress=self.progress)
-        return product_sections(self.dataset, served, trial.combiner)
+        served = fit_all(merged_by(combiner, models), self.dataset, progress=self.progress)
+        return product_sections(self.dataset, served, combiner)
+
+    def _combiner(self, trial: Trial | None) -> Combiner | None:
+        """What the trial found; where it had nobody to learn from, the same models by reciprocal ranks."""
+        if self.config.fusion.enabled is False:
+            return None
+        learned = trial is not None and trial.fusion is not None
+        combiner = unlearned(self.config, self.dataset, Target.ITEM) if trial is None else trial.combiner
+        if combiner is not None and not learned:
+            self._note(
+                f"{', '.join(combiner.sources)} are merged by reciprocal ranks, untested: there is no "
+                "validation window in which somebody known before has a goal event"
+            )
+        return combiner
 
     def _hot(self) -> HotScores | None:
         if self.config.hot.enabled is False:

@@ -97,8 +97,10 @@ def judge(
     inside = dataset.events.where(slice(int(start), int(stop)))
     rows = inside.is_any(goals) & (inside.target_idx(target) >= 0)
     if not rows.any():
-        named = ", ".join(goals)
-        raise DataError(f"{dataset.path}: no {named} of a {target.value} in the window; choose other windows")
+        named = " or ".join(goals)
+        raise DataError(
+            f"{dataset.path}: no {named} of any {target.value} in the window; choose other windows"
+        )
     user_idx, target_idx = inside.user_idx[rows], inside.target_idx(target)[rows]
     users, row_of = np.unique(user_idx, return_inverse=True)
     if max_users is not None and len(users) > max_users:

@@ -38,6 +38,10 @@ JUDGED_AT = 20
 #: popular only fills up; a source that is not named here counts 1.
 RRF_WEIGHTS: Mapping[str, float] = {"repeat": 1.0, "popular": 0.1}
 
+#: Share of what is consumed that was consumed before, on an earlier day, from which on targets may return
+#: where no validation could tell.
+RETURNING_SHARE = 0.1
+
 
 class FusionParams(Params):
     """How the combiner is trained.
@@ -230,7 +234,7 @@ def train_fusion(
     names = tuple(source.name for source in folds[0].sources)
     if any(tuple(source.name for source in fold.sources) != names for fold in folds):
         raise ModelError(f"fusion: every fold needs the same sources in the same order: {', '.join(names)}")
-    rrf = np.array([RRF_WEIGHTS.get(name, 1.0) for name in names], dtype=np.float32)
+    rrf = _rrf_weights(names)
     rng = np.random.default_rng(params.seed)
     tables = [item_table(fold.dataset, fold.sources[0].target) for fold in folds]
     users = [_asked(fold, params, rng) for fold in folds]
@@ -277,6 +281,39 @@ def train_fusion(
         },
     )
     return Combiner(names, tables[-1], rrf, trees, returns, params.depth), report
+
+
+def unlearned_combiner(
+    sources: Sequence[str], dataset: Dataset, target: Target, params: FusionParams | None = None
+) -> Combiner:
+    """Weighted reciprocal rank fusion, for a log without anybody in a validation window to learn from.
+
+    Args:
+        sources: names of the models, in the order in which their candidates are handed in.
+        dataset: tells whether people come back to what they consumed, and what is known of the targets.
+        target: what is recommended.
+        params: `FusionParams`.
+    """
+    params = params or FusionParams()
+    auto = params.returns == "auto"
+    returns = _returning_share(dataset, target) >= RETURNING_SHARE if auto else params.returns == "yes"
+    return Combiner(
+        tuple(sources), item_table(dataset, target), _rrf_weights(sources), None, returns, params.depth
+    )
+
+
+def _rrf_weights(sources: Sequence[str]) -> FloatArray:
+    return np.array([RRF_WEIGHTS.get(name, 1.0) for name in sources], dtype=np.float32)
+
+
+def _returning_share(dataset: Dataset, target: Target) -> float:
+    """Of the days on which a user consumed a target, the share on which it was not the first time."""
+    events = dataset.events
+    index = events.target_idx(target)
+    rows = (index >= 0) & events.is_any(consumption(dataset))
+    pair = events.user_idx[rows] * np.int64(len(dataset.entities(target))) + index[rows]
+    days = np.unique(np.stack([pair, events.timestamp_us[rows] // DAY_US]), axis=1)
+    return float(1.0 - len(np.unique(days[0])) / max(days.shape[1], 1))
 
 
 def _best_weights(judged: _Examples, rrf: FloatArray, names: Sequence[str]) -> FloatArray:

@@ -103,7 +103,7 @@ def test_a_sample_of_users_is_a_part_of_all(log, judged):
 
 
 def test_a_window_without_a_goal_event_is_an_error(log):
-    with pytest.raises(DataError, match="no gift of a item in the window"):
+    with pytest.raises(DataError, match="no gift of any item in the window"):
         judge(log, WINDOW, target=Target.ITEM, goals=(Behaviour.GIFT,))
 
 
