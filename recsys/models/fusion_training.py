@@ -16,6 +16,8 @@ from scipy import sparse
 from recsys.data.dataset import Dataset
 from recsys.durations import DAY_US
 from recsys.errors import ModelError
+from recsys.evaluation.bootstrap import paired_bootstrap
+from recsys.evaluation.metrics import DoubleArray
 from recsys.models.base import Model
 from recsys.models.fusion import (
     DEPTH,
@@ -61,7 +63,8 @@ class FusionParams(Params):
         row_share: share of the candidates that each tree learns from.
         l2: on the values of leaves.
         truncation: places that count: pairs with neither among the first so many teach nothing.
-        returns: whether consumed targets may be recommended again; auto: if NDCG@20 is better so.
+        returns: whether consumed targets may be recommended again; auto: if held-out users came back to any
+            and NDCG@20 is not better without them; where trees are grown, by more than chance.
         seed: of the split, the sampling and what each tree may use.
     """
 
@@ -262,9 +265,14 @@ def train_fusion(
         rrf = _best_weights(judged, rrf, names)
     rrf_scores = (judged.ranks * rrf).sum(axis=1)
     scores = rrf_scores if trees is None else trees.scores(judged.x)
-    free = _ndcg(judged, scores)
-    fresh = _ndcg(judged, np.where(judged.consumed, -np.inf, scores))
-    returns = params.returns == "yes" or (params.returns == "auto" and free > fresh)
+    free = _ndcg_by_user(judged, scores)
+    fresh = _ndcg_by_user(judged, np.where(judged.consumed, -np.inf, scores))
+    if params.returns != "auto":
+        returns = params.returns == "yes"
+    elif trees is None:
+        returns = bool(free.mean() > fresh.mean())
+    else:
+        returns = bool((judged.consumed & judged.right).any()) and may_return(free, fresh)
     out = judged.consumed & (not returns)
     report = FusionReport(
         users=n_users,
@@ -272,8 +280,8 @@ def train_fusion(
             sum(part.right.sum() for part, _ in parts) / max(sum(part.total.sum() for part, _ in parts), 1)
         ),
         learned=learned,
-        ndcg_returns=free,
-        ndcg_no_returns=fresh,
+        ndcg_returns=float(free.mean()),
+        ndcg_no_returns=float(fresh.mean()),
         ndcg_rrf=_ndcg(judged, np.where(out, -np.inf, rrf_scores)),
         ndcg_sources={
             name: _ndcg(judged, np.where(out | (judged.ranks[:, s] == 0), -np.inf, judged.ranks[:, s]))
@@ -377,8 +385,26 @@ def _contains(matrix: sparse.csr_matrix, pool: Pool) -> BoolArray:
     return np.isin(pool.row * width + pool.ids, pairs.row.astype(np.int64) * width + pairs.col)
 
 
-def _ndcg(examples: _Examples, scores: FloatArray, k: int = JUDGED_AT) -> float:
-    """Mean NDCG@k over the users; a candidate scored minus infinity is left out."""
+def may_return(free: DoubleArray, fresh: DoubleArray) -> bool:
+    """Whether targets that a user consumed stay among the candidates that trees order.
+
+    Trees have learnt how seldom what was consumed is wanted again, and place it there; taking it out besides
+    must be better by more than chance, or somebody's return is lost to noise.
+
+    Args:
+        free: (U,) NDCG of the held-out users with consumed targets.
+        fresh: (U,) the same without them.
+    """
+    return paired_bootstrap(fresh, free).lower <= 0
+
+
+def _ndcg(examples: _Examples, scores: FloatArray) -> float:
+    """Mean over the users."""
+    return float(_ndcg_by_user(examples, scores).mean())
+
+
+def _ndcg_by_user(examples: _Examples, scores: FloatArray, k: int = JUDGED_AT) -> DoubleArray:
+    """(U,) NDCG@k; a candidate scored minus infinity is left out."""
     order = np.lexsort((-scores, examples.row))
     row = examples.row[order]
     place = np.arange(len(row)) - np.searchsorted(row, np.arange(len(examples.total)))[row]
@@ -386,7 +412,8 @@ def _ndcg(examples: _Examples, scores: FloatArray, k: int = JUDGED_AT) -> float:
     discount = 1.0 / np.log2(np.arange(k) + 2.0)
     gain = np.bincount(row[hit], weights=discount[place[hit]], minlength=len(examples.total))
     ideal = np.cumsum(discount)[np.minimum(examples.total, k) - 1]
-    return float((gain / ideal).mean())
+    by_user: DoubleArray = gain / ideal
+    return by_user
 
 
 def _thin(examples: _Examples, negatives: int, rng: np.random.Generator) -> _Examples:

@@ -17,7 +17,7 @@ from recsys.errors import BundleError, ModelError
 from recsys.models.base import Model, Progress
 from recsys.models.fused import FusedModel
 from recsys.models.fusion import HISTORY_LENGTH, Combiner, ItemTable, Pool, feature_names, features
-from recsys.models.fusion_training import Fold, FusionParams, item_table, train_fusion
+from recsys.models.fusion_training import Fold, FusionParams, item_table, may_return, train_fusion
 from recsys.models.history_models import CoVisitation, Repeat
 from recsys.models.popular import Popular
 from recsys.types import Behaviour, Candidates, FloatArray, IntArray, Target
@@ -183,6 +183,7 @@ def test_it_learns_what_the_sources_do_not_say(world: tuple[Dataset, sparse.csr_
     assert report.reachable == 1.0
     assert max(report.ndcg_sources.values()) < 0.4
     assert report.ndcg_no_returns > 0.95, "the cart is in the features; the purchase is out"
+    assert not combiner.returns, "nobody came back to what they bought"
     model = FusedModel(noisy_sources(dataset), combiner, dataset)
     best = model.recommend(np.arange(300, dtype=np.int32), k=1).ids[:, 0]
     assert (truth[np.arange(300), best] > 0).mean() > 0.95
@@ -221,6 +222,17 @@ def test_whether_consumed_targets_return_is_decided_by_validation(
     answer = FusedModel([source], combiner, dataset).recommend(np.arange(40, dtype=np.int32), k=30)
     shown = {(u, int(i)) for u in range(40) for i in answer.row(u)[0]}
     assert all(((u, int(pick[0])) in shown) is returns for u, pick in enumerate(picks))
+
+
+def test_under_trees_returns_end_only_for_more_than_chance() -> None:
+    rng = np.random.default_rng(0)
+    free = rng.random(1_000)
+    noise = rng.normal(size=1_000)
+    noise -= noise.mean()
+    assert may_return(free, free)
+    assert may_return(free, free - 0.01)
+    assert may_return(free, free + 0.01 + noise), "a third of its standard error"
+    assert not may_return(free, free + 0.01 + noise / 10)
 
 
 @pytest.fixture(scope="module")
