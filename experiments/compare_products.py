@@ -5,9 +5,10 @@
 
 Hyper-parameters are the committed defaults; the combiner and the training lengths are chosen on the
 validation window, and the table is over the test window. Beside them stand the models of `implicit` with the
-settings that `recsys tune` found on the validation windows, of tuned/<data>_<model>.yaml. With --validate the
-log ends where the test window begins, so that the validation window judges, and nothing is written; nor is
-it with --set. A data set that is absent is said so.
+settings that `recsys tune` found on the validation windows, of tuned/<data>_<model>.yaml, each with or
+without what a user consumed, as was better in the validation window. With --validate the log ends where the
+test window begins, so that the validation window judges, and nothing is written; nor is it with --set. A data
+set that is absent is said so.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from rich.console import Console
 from recsys.data.dataset import Dataset
 from recsys.data.prepare import prepare
 from recsys.data.sources import import_source
-from recsys.data.split import split_by_time
+from recsys.data.split import Window, split_by_time
 from recsys.evaluation.bootstrap import paired_bootstrap
-from recsys.evaluation.protocol import Report, evaluate
+from recsys.evaluation.protocol import Report, evaluate, judge
 from recsys.evaluation.table import Row
 from recsys.evaluation.table import compare as compare_reports
 from recsys.models.fusion_training import consumption
@@ -128,10 +129,7 @@ def compare(
 def tuned(
     name: str, dataset: Dataset, trial: Trial, overrides: list[str], tell: Progress
 ) -> dict[str, Report]:
-    """The models of `implicit` as tuned, judged like the others."""
-    before = dataset.until(trial.split.test.fit_end_us)
-    returns = trial.combiner is None or trial.combiner.returns
-    consumed = None if returns else before.done(Target.ITEM, consumption(before))
+    """The models of `implicit` as tuned, each with its better policy on repeats in the validation window."""
     found: dict[str, Report] = {}
     for model in IMPLICIT:
         fragment = HERE / "tuned" / f"{name}_{model}.yaml"
@@ -139,11 +137,34 @@ def tuned(
             continue
         config = TrainingConfig.load(fragment, overrides)
         tell(0, 1, f"{model}, tuned")
-        popular = Popular(config.models.popular).fit(before)
-        fitted = build_model(model, config, Target.ITEM).fit(before)
-        recommend = answering(fitted, popular, k=max(config.evaluation.k), consumed=consumed)
-        found[f"{model}, tuned"] = evaluate(recommend, trial.comparison.judged, ks=config.evaluation.k)
+        on_validation = _with_and_without_repeats(model, config, dataset, trial, trial.split.validation)
+        better = int(np.argmax([report.by_user["ndcg@20"].mean() for report in on_validation]))
+        on_test = _with_and_without_repeats(model, config, dataset, trial, trial.split.test)
+        found[f"{model}, tuned"] = on_test[better]
     return found
+
+
+def _with_and_without_repeats(
+    model: str, config: TrainingConfig, dataset: Dataset, trial: Trial, window: Window
+) -> list[Report]:
+    """A model over a window: consumed products allowed, and left out."""
+    before = dataset.until(window.fit_end_us)
+    popular = Popular(config.models.popular).fit(before)
+    fitted = build_model(model, config, Target.ITEM).fit(before)
+    judged = judge(
+        dataset,
+        window,
+        target=Target.ITEM,
+        goals=trial.goals,
+        max_users=config.evaluation.max_users,
+        seed=config.seed,
+    )
+    consumed = before.done(Target.ITEM, consumption(before))
+    ks = config.evaluation.k
+    return [
+        evaluate(answering(fitted, popular, k=max(ks), consumed=out), judged, ks=ks)
+        for out in (None, consumed)
+    ]
 
 
 def _line(row: Row) -> dict[str, object]:
