@@ -252,7 +252,7 @@ class _Job:
         combiner = unlearned(self.config, self.dataset, Target.ITEM) if trial is None else trial.combiner
         if combiner is not None and not learned:
             self._note(
-                f"{', '.join(combiner.sources)} are merged by reciprocal ranks, untested: there is no "
+                f"{', '.join(combiner.sources)} are merged by reciprocal ranks alone: there is no "
                 "validation window in which somebody known before has a goal event"
             )
         return combiner
