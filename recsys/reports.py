@@ -201,7 +201,7 @@ def _value(value: Value) -> str:
 
 def show_backtest(console: Console, report: BacktestReport) -> None:
     """Every ranking of hot items beside every other: means over the weekly origins, the model's first."""
-    _show_gaps(console, report.panel.gaps)
+    _show_gaps(console, report.panel.days.gaps)
     metrics = dict.fromkeys(name for name in report.summary["metric"].to_pylist() if name in SHOWN_HOT)
     rows: dict[str, dict[str, Interval]] = {}
     for row in report.summary.to_pylist():

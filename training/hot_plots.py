@@ -93,7 +93,7 @@ def hot_picks_figure(dataset: Dataset, report: BacktestReport, horizon: Horizon,
     best = rows[np.argsort(-said.score[rows], kind="stable")[:k]]
     headings = [f"{potential:.0%}" for potential in said.potential[best]]
     items = samples.item_idx[best].tolist()
-    return _followed(dataset, items, headings, report.panel.date_of(origin), horizon)
+    return _followed(dataset, items, headings, report.panel.days.date_of(origin), horizon)
 
 
 def _followed(
@@ -212,7 +212,7 @@ def category_heat_figure(report: BacktestReport, categories: tuple[str, ...]) ->
     names = [categories[code] if 0 <= code < len(categories) else "no category" for code in top]
     axes.set_yticks(range(len(top)), [label(name) for name in names])
     every = max(1, len(origins) // 8)
-    days = [report.panel.date_of(int(origin)).isoformat() for origin in origins]
+    days = [report.panel.days.date_of(int(origin)).isoformat() for origin in origins]
     axes.set_xticks(range(0, len(origins), every), days[::every], rotation=30, ha="right")
     bar = figure.colorbar(picture, ax=axes, pad=0.01)
     bar.ax.tick_params(labelsize=8, colors=INK)

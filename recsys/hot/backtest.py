@@ -131,7 +131,7 @@ def backtest(
     ]
     for number, block in enumerate(blocks):
         if progress is not None:
-            progress(number, len(blocks), f"backtest: fit as of {panel.date_of(int(block[0]))}")
+            progress(number, len(blocks), f"backtest: fit as of {panel.days.date_of(int(block[0]))}")
         rows = _learnable(samples, weight, int(block[0]), params)
         asked = np.flatnonzero(np.isin(samples.origin, block))
         answered = judged[asked]
@@ -188,7 +188,7 @@ def _features_then(
         learnt: samples of origins before those asked; read by the catalogue of the first one asked.
         asked: samples in the order of their origins.
     """
-    starts = np.array([panel.start_us(int(origin)) for origin in np.unique(asked.origin)])
+    starts = np.array([panel.days.start_us(int(origin)) for origin in np.unique(asked.origin)])
     known = np.searchsorted(catalogue.known_at_us, starts)[np.unique(asked.origin, return_inverse=True)[1]]
     tables = []
     for number, n_known in enumerate(np.unique(known)):
@@ -212,11 +212,8 @@ def _origins(builder: TargetBuilder, params: HotParams) -> tuple[IntArray, IntAr
     # Before the first judged origin there should be enough others: a short log is used more closely.
     step = int(np.clip((half - ahead - first) // (WISHED_ORIGINS - 1), 1, params.learner.origin_step_days))
 
-    def observed(origins: range) -> IntArray:
-        return np.array([o for o in reversed(origins) if builder.observed(o)], dtype=np.int32)
-
-    judged = observed(range(last, half - 1, -ORIGIN_STEP_DAYS))
-    learnt = observed(range(last - ahead, first - 1, -step))
+    judged = np.arange(last, half - 1, -ORIGIN_STEP_DAYS, dtype=np.int32)[::-1]
+    learnt = np.arange(last - ahead, first - 1, -step, dtype=np.int32)[::-1]
     if not len(judged):
         raise ModelError(
             f"the log has {builder.panel.n_days} days, and a backtest over {params.target.horizon} needs"
@@ -290,7 +287,7 @@ def _judge(
         everybody = samples_at(panel, np.array([origin], np.int32), builder.params.population_days)
         lead = np.full(panel.n_items, np.nan, dtype=np.float32)
         lead[everybody.item_idx] = builder.lead_days(everybody)
-        day = panel.date_of(int(origin))
+        day = panel.days.date_of(int(origin))
 
         def note(ranking: str, metric: str, value: float, day: date = day) -> None:
             rows.append({"origin": day, "ranking": ranking, "metric": metric, "value": value})

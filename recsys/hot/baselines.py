@@ -14,7 +14,6 @@ from recsys.types import FloatArray
 
 LEVEL_DAYS = (7, 14, 28, 56)
 HALF_LIVES_DAYS = (5, 10, 20, 40)
-YEAR_DAYS = 364
 
 
 def rankings(panel: Panel, target: TargetParams, samples: Samples) -> dict[str, FloatArray]:
@@ -25,17 +24,16 @@ def rankings(panel: Panel, target: TargetParams, samples: Samples) -> dict[str, 
     weeks earlier, left out where any origin is too early for it. One unit a window is added to what divides.
     """
     h = target.horizon.days
-    running = RunningTotal(panel.dense("units"), panel.observed)
+    running = RunningTotal(panel.dense("units"))
     found = {f"units_{days}d": running.total(samples, -days, 0) for days in LEVEL_DAYS}
     found["momentum_14d"] = (running.total(samples, -14, 0) + 1) / (running.total(samples, -28, -14) + 1)
     best = np.maximum.accumulate(rolling(running.totals, h), axis=1)[samples.item_idx, samples.origin]
     recent = running.total(samples, -target.recent_days, 0) * (h / target.recent_days)
     found["best_window"] = best
     found["best_over_recent"] = best / np.maximum(recent, 1.0)
-    if len(samples) and samples.origin.min() >= YEAR_DAYS:
-        found["last_year"] = running.total(
-            samples, target.horizon_first_day - YEAR_DAYS, target.horizon_last_day + 1 - YEAR_DAYS
-        )
+    year_ago = Samples(samples.item_idx, panel.days.a_year_before(samples.origin))
+    if len(samples) and year_ago.origin.min() >= 0:
+        found["last_year"] = running.total(year_ago, target.horizon_first_day, target.horizon_last_day + 1)
     return found
 
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import numpy as np
 from scipy import sparse
 
+from recsys.hot.days import YEAR_DAYS
 from recsys.hot.demand_features import Features
 from recsys.hot.panel import Panel
 from recsys.hot.params import TargetParams
 from recsys.hot.windows import RunningTotal, Samples, log_ratio
 from recsys.types import BoolArray, FloatArray
 
-YEAR_DAYS = 364  # whole weeks, so that weekdays agree
 PROMOTION_LAG_WEEKS = 13
 
 
@@ -21,10 +21,10 @@ def calendar(panel: Panel, target: TargetParams, samples: Samples) -> Features:
     """Where in the year the horizon lies, and how the shop as a whole is moving."""
     middle = (target.horizon_first_day + target.horizon_last_day) // 2
     origins, position = np.unique(samples.origin, return_inverse=True)
-    dates = [panel.date_of(int(origin) + middle) for origin in origins]
+    dates = [panel.days.date_of(int(origin) + middle) for origin in origins]
     day_of_year = np.array([day.timetuple().tm_yday for day in dates])
-    weekday = np.array([panel.date_of(int(origin)).weekday() for origin in origins])
-    shop = RunningTotal(panel.dense("orders").sum(axis=0, keepdims=True), panel.observed)
+    weekday = np.array([panel.days.date_of(int(origin)).weekday() for origin in origins])
+    shop = RunningTotal(panel.dense("orders").sum(axis=0, keepdims=True))
     whole = Samples(np.zeros(len(samples), np.int32), samples.origin)
     angle = 2 * np.pi * day_of_year / 365.25
     return {
@@ -41,11 +41,12 @@ def last_year(panel: Panel, target: TargetParams, samples: Samples) -> Features:
         return {}
     h, (first, end) = target.horizon.days, (target.horizon_first_day, target.horizon_last_day + 1)
     running = panel.running("demand")
-    then = h * running.rate(samples, first - YEAR_DAYS, end - YEAR_DAYS)
-    wide = h * running.rate(samples, first - 7 - YEAR_DAYS, end + 7 - YEAR_DAYS)
-    before = h * running.rate(samples, -28 - YEAR_DAYS, -YEAR_DAYS)
+    year_ago = Samples(samples.item_idx, panel.days.a_year_before(samples.origin))
+    then = h * running.rate(year_ago, first, end)
+    wide = h * running.rate(year_ago, first - 7, end + 7)
+    before = h * running.rate(year_ago, -28, 0)
     now = h * running.rate(samples, -28, 0)
-    young = samples.origin < YEAR_DAYS
+    young = year_ago.origin < 0
 
     def known(values: FloatArray) -> FloatArray:
         return np.where(young, np.nan, values).astype(np.float32)
@@ -80,7 +81,7 @@ def groups(
         ones = sparse.csr_matrix(
             (np.ones_like(membership.data), membership.indices, membership.indptr), shape=membership.shape
         )
-        heat = RunningTotal(np.asarray(ones.T @ demand, dtype=np.float32), panel.observed)
+        heat = RunningTotal(np.asarray(ones.T @ demand, dtype=np.float32))
         size = np.asarray(ones.sum(axis=0)).ravel()
         n_groups = membership.shape[1]
         for origin in np.unique(samples.origin):
@@ -97,11 +98,10 @@ def groups(
                 f"{kind}_size": np.log1p(size).astype(np.float32),
             }
             if panel.n_days > YEAR_DAYS:
-                first, end = target.horizon_first_day - YEAR_DAYS, target.horizon_last_day + 1 - YEAR_DAYS
-                rise = log_ratio(
-                    h * heat.rate(at, first, end), h * heat.rate(at, -28 - YEAR_DAYS, -YEAR_DAYS), 3.0
-                )
-                values[f"{kind}_last_year_rise"] = np.where(origin >= YEAR_DAYS, rise, np.nan)
+                year_ago = Samples(at.item_idx, panel.days.a_year_before(at.origin))
+                first, end = target.horizon_first_day, target.horizon_last_day + 1
+                rise = log_ratio(h * heat.rate(year_ago, first, end), h * heat.rate(year_ago, -28, 0), 3.0)
+                values[f"{kind}_last_year_rise"] = np.where(year_ago.origin >= 0, rise, np.nan)
             mine = membership[items]
             empty = np.diff(mine.indptr) == 0
             for name, value in values.items():
@@ -152,7 +152,7 @@ def _past_promotion(panel: Panel, promoted: FloatArray, samples: Samples, kind: 
     """
     d = panel.n_days
     found: Features = {}
-    running = RunningTotal(promoted, np.ones(d, dtype=bool))
+    running = RunningTotal(promoted)
     for lag in range(PROMOTION_LAG_WEEKS):
         found[f"{kind}_week_{lag + 1}"] = running.total(samples, -7 * (lag + 1), -7 * lag) / 7
     for days in (28, 84, 168, 364):
@@ -166,7 +166,7 @@ def _past_promotion(panel: Panel, promoted: FloatArray, samples: Samples, kind: 
     found[f"days_since_{kind}"] = np.where(never, np.nan, since).astype(np.float32)
     starts = on.copy()
     starts[:, 1:] &= ~on[:, :-1]
-    begun = RunningTotal(starts, np.ones(d, dtype=bool))
+    begun = RunningTotal(starts)
     times = begun.total(samples, -d, 0)
     last_start = np.full((panel.n_items, d + 1), -1, dtype=np.int32)
     np.maximum.accumulate(np.where(starts, days_index, -1), axis=1, out=last_start[:, 1:])
@@ -197,10 +197,9 @@ def _promoted_days(panel: Panel, chosen: BoolArray) -> FloatArray:
 
 def _uplift(panel: Panel, samples: Samples, on: BoolArray, kind: str) -> Features:
     """How much more the item sold a day under past promotions than without."""
-    every = np.ones(panel.n_days, dtype=bool)
     demand = panel.dense("demand")
-    days_on = RunningTotal(on, every).total(samples, -panel.n_days, 0)
-    sold_on = RunningTotal(np.where(on, demand, 0), every).total(samples, -panel.n_days, 0)
+    days_on = RunningTotal(on).total(samples, -panel.n_days, 0)
+    sold_on = RunningTotal(np.where(on, demand, 0)).total(samples, -panel.n_days, 0)
     sold = panel.running("demand").total(samples, -panel.n_days, 0)
     days_off = np.maximum(samples.origin - days_on, 1)
     lift = log_ratio(7 * sold_on / np.maximum(days_on, 1), 7 * (sold - sold_on) / days_off, 0.5)
@@ -213,7 +212,7 @@ def _group_promotion(
     """Mean promotion of the item's group over the last week and the last four."""
     size = np.maximum(np.asarray(membership.sum(axis=0)).ravel(), 1e-9)
     mean = np.asarray(membership.T @ past, dtype=np.float32) / size[:, None].astype(np.float32)
-    running = RunningTotal(mean, np.ones(past.shape[1], dtype=bool))
+    running = RunningTotal(mean)
     found: Features = {}
     for days in (7, 28):
         value = np.empty(len(samples), np.float32)

@@ -39,7 +39,7 @@ ITEMS_AT_ONCE = 16_384
 def level_and_momentum(panel: Panel, target: TargetParams, samples: Samples, channel: str) -> Features:
     """Rates over several windows, their ratios, the ratios' change, weekly lags and averages that decay."""
     h = target.horizon.days
-    running = panel.running(channel, censored=True)
+    running = panel.running(channel)
     found: Features = {
         f"{channel}_{days}d": np.log1p(h * running.rate(samples, -days, 0)) for days in LEVEL_DAYS
     }
@@ -79,7 +79,7 @@ def peaks(panel: Panel, target: TargetParams, samples: Samples) -> Features:
     A past breakout is a window of the horizon's length with at least `breakout_min_units`, in the top share
     of that window, and `breakout_factor` times the rate of the recent days before it.
     """
-    top = _least_of_the_top(RunningTotal(panel.dense("units"), panel.observed), target)
+    top = _least_of_the_top(RunningTotal(panel.dense("units")), target)
     items, item = np.unique(samples.item_idx, return_inverse=True)
     found: Features = {}
     for start in range(0, len(items), ITEMS_AT_ONCE):
@@ -102,7 +102,7 @@ def _peaks(panel: Panel, top: npt.NDArray[np.float64], target: TargetParams, own
     """
     h = target.horizon.days
     item, origin = own.item_idx, own.origin
-    running = RunningTotal(panel.dense("units"), panel.observed)
+    running = RunningTotal(panel.dense("units"))
     sums = rolling(running.totals, h)
     best = np.maximum.accumulate(sums, axis=1)
     days = np.arange(sums.shape[1], dtype=np.int32)

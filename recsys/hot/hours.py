@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 
+from recsys.hot.days import Days
 from recsys.hot.windows import RowWindows, Samples, log_ratio
 from recsys.types import FloatArray, IntArray
 
@@ -35,19 +36,19 @@ class Hours:
     channels: Mapping[str, FloatArray]
 
     @classmethod
-    def of_table(cls, table: pa.Table, first: int, n_hours: int) -> Self:
+    def of_table(cls, table: pa.Table, days: Days) -> Self:
         """From item_idx, hour since the epoch (int32) and counts (float32).
 
         Args:
             table: one row an item and hour, in that order.
-            first: the panel's first hour since the epoch.
-            n_hours: of the panel.
+            days: of the panel.
         """
+        day, hour = np.divmod(table["hour"].to_numpy(), HOURS)
         names = [name for name in table.column_names if name not in ("item_idx", "hour")]
         return cls(
-            n_hours,
+            len(days) * HOURS,
             table["item_idx"].to_numpy(),
-            table["hour"].to_numpy() - np.int32(first),
+            (days.place(day) * HOURS + hour).astype(np.int32),
             {name: table[name].to_numpy() for name in names},
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from recsys.data.dataset import Dataset, Entities, from_us, to_us
 from recsys.durations import DAY_US
 from recsys.errors import DataError
+from recsys.hot.days import Days
 from recsys.hot.hours import HOURS, Hours
 from recsys.hot.queries import daily_activity, daily_airtime, daily_purchases, hourly_activity
 from recsys.hot.stock import sold_out
@@ -31,11 +32,6 @@ from recsys.types import BoolArray, FloatArray, IntArray
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-
-#: A run of empty days counts as a gap in the log from this length, if so many events were to be expected that
-#: chance would leave them out once in three million.
-GAP_MIN_DAYS = 4
-GAP_MIN_EVENTS = 15.0
 
 #: Channels of a panel; one that the log has nothing for is left out.
 PURCHASE_CHANNELS = (
@@ -110,12 +106,10 @@ class Panel:
     """Daily facts of n items over D days, sparse: one row for each item and day on which anything happened.
 
     Attributes:
-        first_day: the log's first day; it is day 0.
-        n_days: D; the panel is as of the start of day D, which is not in it.
+        days: which days those are; the panel is as of the start of day D, which is not in it.
         n_items: items known as of then; `item_idx` is below it.
         item_idx, day: (R,) int32, sorted by item, then day.
         channels: name -> (R,) float32.
-        observed: (D,) whether the log has that day; False inside a gap.
         promotions: announced before day D.
         trust: in the items' orders.
         listed_day: (n,) int32 day on which the catalogue says that each was listed; below 0 where it lies
@@ -123,17 +117,20 @@ class Panel:
         hours: the same hour by hour, where the log has live rooms.
     """
 
-    first_day: date
-    n_days: int
+    days: Days
     n_items: int
     item_idx: IntArray
     day: IntArray
     channels: Mapping[str, FloatArray]
-    observed: BoolArray
     promotions: Promotions
     trust: Trust
     listed_day: IntArray
     hours: Hours | None = None
+
+    @property
+    def n_days(self) -> int:
+        """D."""
+        return len(self.days)
 
     @cached_property
     def believed(self) -> Panel:
@@ -172,21 +169,13 @@ class Panel:
             table[self.item_idx, self.day] = self.channels[channel]
         return table
 
-    def running(self, channel: str, *, censored: bool = False) -> WindowSums:
-        """Sums of a channel over windows of days, 0 where the log says nothing of it.
-
-        Args:
-            channel: its name.
-            censored: leave days on which an item was out of stock out of its rates.
-        """
-        lost = None
-        if censored and self.has("sold_out"):
-            lost = self.running_of((self.channels["sold_out"] > 0) & self.observed[self.day])
-        return RowTotal(self.rows(channel), self._starts, self.observed, lost)
+    def running(self, channel: str) -> WindowSums:
+        """Sums of a channel over windows of days, 0 where the log says nothing of it."""
+        return self.running_of(self.rows(channel))
 
     def running_of(self, values: npt.NDArray[Any]) -> WindowSums:
         """Sums over windows of days of any value a row (R,)."""
-        return RowTotal(values, self._starts, self.observed)
+        return RowTotal(values, self._starts)
 
     @cached_property
     def _starts(self) -> RowStarts:
@@ -213,23 +202,6 @@ class Panel:
             channels={name: values[kept] for name, values in self.channels.items()},
             hours=None if self.hours is None else self.hours.of_items(place),
         )
-
-    def date_of(self, day: int) -> date:
-        """The calendar day of a day number."""
-        return self.first_day + timedelta(days=day)
-
-    def start_us(self, day: int) -> int:
-        """Microseconds from the epoch to the start of a day."""
-        return (self.first_day.toordinal() + day - date(1970, 1, 1).toordinal()) * DAY_US
-
-    @property
-    def gaps(self) -> list[tuple[date, date]]:
-        """First and last day of every gap in the log."""
-        edges = np.flatnonzero(np.diff(np.r_[True, self.observed, True].astype(np.int8)))
-        return [
-            (self.date_of(int(a)), self.date_of(int(b) - 1))
-            for a, b in zip(edges[::2], edges[1::2], strict=True)
-        ]
 
 
 def default_as_of(dataset: Dataset) -> date:
@@ -266,7 +238,7 @@ def build_panel(
     known = dataset.until(as_of_us) if as_of_us < dataset.as_of_us else dataset
     events = known.events
     first = int(events.timestamp_us[0] // DAY_US)
-    n_days = int(as_of_us // DAY_US) - first
+    end = int(as_of_us // DAY_US)
     if as_of_us // DAY_US > dataset.as_of_us // DAY_US + 1:
         raise DataError(
             f"as of {day}: the log of {dataset.path} ends on {dataset.as_of:%Y-%m-%d};"
@@ -274,6 +246,9 @@ def build_panel(
         )
     if not (events.item_idx >= 0).any():
         raise DataError(f"{dataset.path}: no event before {day} has an item_id, so no item can turn hot")
+
+    daily_events = np.bincount(events.timestamp_us // DAY_US - first, minlength=end - first)
+    days = Days.of_events(daily_events[: end - first], first)
 
     def say(step: int, text: str) -> None:
         if progress is not None:
@@ -288,56 +263,39 @@ def build_panel(
     hours = None
     if len(known.rooms):
         say(3, "panel: hour by hour")
-        hours = Hours.of_table(hourly_activity(known), first * HOURS, n_days * HOURS)
+        hours = Hours.of_table(hourly_activity(known), days)
     say(4, "panel: joining")
     n_items = len(known.items)
-    item_idx, days, channels = _merge(tables, first, n_days)
-    without = sold_out(item_idx, days, channels, n_days)
+    item_idx, day_of, channels = _merge(tables, days)
+    without = sold_out(item_idx, day_of, channels, len(days))
     if without.any():
         channels["sold_out"] = without.astype(np.float32)
-    daily_events = np.bincount((events.timestamp_us // DAY_US - first).astype(np.int64), minlength=n_days)[
-        :n_days
-    ]
     panel = Panel(
-        first_day=from_us(first * DAY_US).date(),
-        n_days=n_days,
+        days=days,
         n_items=n_items,
         item_idx=item_idx,
-        day=days,
+        day=day_of,
         channels=channels,
-        observed=observed_days(daily_events),
-        promotions=_promotions(known, first, n_items),
-        trust=Trust(item_idx, days, channels, n_days),
-        listed_day=_listed_days(known.items, first),
+        promotions=_promotions(known, days, n_items),
+        trust=Trust(item_idx, day_of, channels, len(days)),
+        listed_day=_listed_days(known.items, days),
         hours=hours,
     )
     say(5, "panel: done")
     return panel
 
 
-def observed_days(daily_events: npt.NDArray[np.int64]) -> BoolArray:
-    """(D,) whether the log has each day, from the number of events a day.
+def _merge(tables: list[pa.Table], days: Days) -> tuple[IntArray, IntArray, dict[str, FloatArray]]:
+    """Rows of all tables, which are used up, by item and day; a column of zeros is left out.
 
-    A run of at least `GAP_MIN_DAYS` empty days is a gap where the log, at its median non-empty day, would
-    have had `GAP_MIN_EVENTS` events in it; a shop that is closed on Sundays has none.
+    Rows of days that the log does not have are left out: a showcase may begin before the first event.
     """
-    observed = np.ones(len(daily_events), dtype=bool)
-    busy = daily_events[daily_events > 0]
-    usual = float(np.median(busy)) if len(busy) else 0.0
-    edges = np.flatnonzero(np.diff(np.r_[False, daily_events == 0, False].astype(np.int8)))
-    for start, end in zip(edges[::2], edges[1::2], strict=True):
-        if end - start >= GAP_MIN_DAYS and usual * (end - start) >= GAP_MIN_EVENTS:
-            observed[start:end] = False
-    return observed
-
-
-def _merge(
-    tables: list[pa.Table], first: int, n_days: int
-) -> tuple[IntArray, IntArray, dict[str, FloatArray]]:
-    """Rows of all tables, which are used up, by item and day; a column of zeros is left out."""
-    keys = []
-    for table in tables:
-        day = table["day"].to_numpy().astype(np.int64) - first
+    n_days, keys = len(days), []
+    for place, table in enumerate(tables):
+        kept = days.has(table["day"].to_numpy())
+        if not kept.all():
+            tables[place] = table = table.filter(pa.array(kept))
+        day = days.place(table["day"].to_numpy())
         keys.append(table["item_idx"].to_numpy().astype(np.int64) * n_days + day)
     rows = np.unique(np.concatenate(keys))
     channels: dict[str, FloatArray] = {}
@@ -354,38 +312,37 @@ def _merge(
     return (rows // n_days).astype(np.int32), (rows % n_days).astype(np.int32), channels
 
 
-def _listed_days(items: Entities, first: int) -> IntArray:
+def _listed_days(items: Entities, days: Days) -> IntArray:
     listed = items.column("listed_at")
     if listed is None:
         return np.full(len(items), -1, dtype=np.int32)
-    day = pc.fill_null(listed.cast(pa.int64()), -1).to_numpy() // DAY_US - first
+    day = days.place(pc.fill_null(listed.cast(pa.int64()), -1).to_numpy() // DAY_US)
     return np.asarray(np.maximum(day, -1), dtype=np.int32)
 
 
-def _promotions(known: Dataset, first: int, n_items: int) -> Promotions:
+def _promotions(known: Dataset, days: Days, n_items: int) -> Promotions:
     table = known.promotions
     table = table.filter(pc.less(table["item_idx"], n_items))
 
-    def day(name: str) -> npt.NDArray[Any]:
-        moment = table[name].cast(pa.int64()).to_numpy()
-        return np.asarray(moment // DAY_US - first)
+    def number(moment: pa.ChunkedArray, later_us: int = 0) -> npt.NDArray[np.int64]:
+        return np.asarray((moment.cast(pa.int64()).to_numpy() + later_us) // DAY_US)
 
-    start_day = day("started_at")
+    start_day = days.place(number(table["started_at"]))
+    # A last day less than half promoted does not count.
+    end_day = days.place(number(table["ended_at"], DAY_US // 2))
     kind = pc.fill_null(table["kind"].cast(pa.string()), "promotion").combine_chunks()
     names = [
         entry["values"]
         for entry in sorted(kind.value_counts().to_pylist(), key=lambda e: (-e["counts"], e["values"]))
     ]
     codes = pc.index_in(kind, value_set=pa.array(names, pa.string())).to_numpy(zero_copy_only=False)
-    announced = pc.coalesce(table["announced_at"], table["started_at"]).cast(pa.int64()).to_numpy()
+    announced = number(pc.coalesce(table["announced_at"], table["started_at"]))
     return Promotions(
         item_idx=table["item_idx"].to_numpy().astype(np.int32),
         start_day=start_day.astype(np.int32),
-        # A last day less than half promoted does not count.
-        end_day=np.maximum(
-            (table["ended_at"].cast(pa.int64()).to_numpy() + DAY_US // 2) // DAY_US - first, start_day + 1
-        ).astype(np.int32),
-        announced_day=(announced // DAY_US - first).astype(np.int32),
+        end_day=np.maximum(end_day, start_day + 1).astype(np.int32),
+        # The last day at whose start it was not known.
+        announced_day=(days.place(announced + 1) - 1).astype(np.int32),
         discount=np.nan_to_num(pc.fill_null(table["discount"].cast(pa.float32()), 0.0).to_numpy()).astype(
             np.float32
         ),

@@ -66,14 +66,8 @@ def training_origins(builder: TargetBuilder, params: HotParams) -> IntArray:
             f" {params.target.horizon} needs {builder.panel.n_days + missing}: {missing} more"
         )
     step = int(np.clip((last - first) // (WISHED_ORIGINS - 1), 1, learner.origin_step_days))
-    origins = np.arange(last, first - 1, -step)
-    usable = np.array([origin for origin in origins if builder.observed(int(origin))], dtype=np.int32)
-    if len(usable) < learner.min_origins:
-        raise ModelError(
-            f"{len(usable)} past origins are free of gaps in the log, and {learner.min_origins} are needed;"
-            f" the gaps: {', '.join(f'{a} to {b}' for a, b in builder.panel.gaps)}"
-        )
-    return usable[: learner.max_origins][::-1]
+    origins = np.arange(last, first - 1, -step, dtype=np.int32)
+    return origins[: learner.max_origins][::-1]
 
 
 def samples_at(panel: Panel, origins: IntArray, population_days: int) -> Samples:

@@ -88,7 +88,7 @@ def score_hot(
     """
     params = params or HotParams()
     panel = build_panel(dataset, as_of=as_of, progress=progress)
-    known = dataset.items.known(panel.start_us(panel.n_days))
+    known = dataset.items.known(panel.days.start_us(panel.n_days))
     groups = memberships(known)
     # By what is believed: a faked rise is nothing to learn from, nor does it take a product off the list.
     builder = TargetBuilder(panel.believed, params.target, category_codes(known))
@@ -118,9 +118,9 @@ def score_hot(
     )
     return HotScores(
         table=table,
-        as_of=panel.date_of(panel.n_days),
+        as_of=panel.days.date_of(panel.n_days),
         base_rate=model.base_rate,
-        gaps=panel.gaps,
+        gaps=panel.days.gaps,
         training_origins=len(np.unique(training.samples.origin)),
     )
 

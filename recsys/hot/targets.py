@@ -66,13 +66,6 @@ class TargetBuilder:
         """The last origin whose whole horizon lies in the panel."""
         return self.panel.n_days - 1 - self.params.horizon_last_day
 
-    def observed(self, origin: int) -> bool:
-        """Whether at least three quarters of the horizon and of the recent days are in the log."""
-        horizon = self.params.horizon
-        ahead = self.panel.observed[origin + horizon.first : origin + horizon.last + 1]
-        past = self.panel.observed[max(origin - self.params.recent_days, 0) : origin]
-        return bool(ahead.mean() >= 0.75 and past.mean() >= 0.75)
-
     def outcomes(self, samples: Samples) -> Outcomes:
         """Outcomes of samples of origins up to `last_origin()`; every origin's population is whole."""
         horizon = self.params.horizon

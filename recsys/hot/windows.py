@@ -40,17 +40,10 @@ class Samples:
 
 
 class WindowSums(ABC):
-    """Sums and rates over windows of days of n rows over D days; gaps in the log are left out of rates.
+    """Sums and rates over windows of days of n rows over D days."""
 
-    Args:
-        observed: (D,) whether the log has the day.
-        lost: counts the days on which there would have been more, left out of a row's rate as well; None
-            where there are none.
-    """
-
-    def __init__(self, observed: BoolArray, lost: WindowSums | None = None) -> None:
-        self._seen = np.r_[0, np.cumsum(observed)]
-        self._lost = lost
+    def __init__(self, n_days: int) -> None:
+        self._n_days = n_days
 
     @abstractmethod
     def _between(self, item_idx: IntArray, start: IntArray, stop: IntArray) -> npt.NDArray[np.float64]:
@@ -65,19 +58,16 @@ class WindowSums(ABC):
         return self._between(samples.item_idx, *self._days(samples, first, end)).astype(np.float32)
 
     def rate(self, samples: Samples, first: int, end: int) -> FloatArray:
-        """(R,) mean a day over the observed days of that window; NaN where half is not observed."""
+        """(R,) mean a day over that window's days in the log; NaN where more than half lie before it."""
         start, stop = self._days(samples, first, end)
-        seen = self._seen[stop] - self._seen[start]
-        if self._lost is not None:
-            seen = seen - self._lost._between(samples.item_idx, start, stop)
+        seen = stop - start
         mean = self.total(samples, first, end) / np.maximum(seen, 1)
         return np.where(2 * seen >= end - first, mean, np.nan).astype(np.float32)
 
     def _days(self, samples: Samples, first: int, end: int) -> tuple[IntArray, IntArray]:
-        if len(samples) and samples.origin.max() + max(first, end) >= len(self._seen):
+        if len(samples) and samples.origin.max() + max(first, end) > self._n_days:
             raise IndexError(
-                f"day {samples.origin.max() + max(first, end) - 1} is asked for; the panel has"
-                f" {len(self._seen) - 1}"
+                f"day {samples.origin.max() + max(first, end) - 1} is asked for; the panel has {self._n_days}"
             )
         return np.maximum(samples.origin + first, 0), np.maximum(samples.origin + end, 0)
 
@@ -87,15 +77,14 @@ class RunningTotal(WindowSums):
 
     Args:
         values: (n, D), 0 where nothing happened.
-        observed, lost: as above.
 
     Attributes:
         totals: (n, D + 1) float64 sums over the days before each.
     """
 
-    def __init__(self, values: npt.NDArray[Any], observed: BoolArray, lost: WindowSums | None = None) -> None:
-        super().__init__(observed, lost)
+    def __init__(self, values: npt.NDArray[Any]) -> None:
         n, n_days = values.shape
+        super().__init__(n_days)
         self.totals = np.zeros((n, n_days + 1), dtype=np.float64)
         # Copied, then summed in place: summing while casting takes seven times as long.
         self.totals[:, 1:] = values
@@ -130,17 +119,10 @@ class RowTotal(WindowSums):
     Args:
         values: (R,) in the order of the rows.
         starts: of those rows; totals of one panel share it.
-        observed, lost: as above.
     """
 
-    def __init__(
-        self,
-        values: npt.NDArray[Any],
-        starts: RowStarts,
-        observed: BoolArray,
-        lost: WindowSums | None = None,
-    ) -> None:
-        super().__init__(observed, lost)
+    def __init__(self, values: npt.NDArray[Any], starts: RowStarts) -> None:
+        super().__init__(starts.n_days)
         self._starts = starts
         self._running = _running_total(values)
 

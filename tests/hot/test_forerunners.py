@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from recsys.hot.days import Days
 from recsys.hot.forerunners import FORERUNNERS, at_the_same_age, first_days, forerunners
 from recsys.hot.panel import Panel, Promotions
 from recsys.hot.params import TargetParams
@@ -25,13 +26,11 @@ def panel_of(rows: list[tuple[int, int, float]], *, n_items: int, n_days: int) -
     none = np.zeros(0, np.int32)
     nothing = np.zeros(0, np.float32)
     return Panel(
-        first_day=date(2024, 1, 1),
-        n_days=n_days,
+        days=Days.without_gaps(date(2024, 1, 1), n_days),
         n_items=n_items,
         item_idx=item,
         day=day,
         channels={"demand": demand},
-        observed=np.ones(n_days, dtype=bool),
         promotions=Promotions(none, none, none, none, nothing, nothing, none, ()),
         trust=Trust(item, day, {}, n_days),
         listed_day=np.full(n_items, -1, np.int32),

@@ -12,7 +12,7 @@ import pytest
 
 from recsys.data.dataset import Dataset
 from recsys.errors import DataError, ModelError
-from recsys.hot.panel import build_panel, observed_days
+from recsys.hot.panel import build_panel
 from recsys.hot.score import COLUMNS, HotScores, score_hot
 from tests.hot.conftest import N_DAYS, SMALL, START, prepared, shop_events
 
@@ -116,15 +116,6 @@ def test_a_log_without_items_is_refused(make_dataset) -> None:  # type: ignore[n
         score_hot(make_dataset(rows), params=SMALL)
 
 
-def test_a_week_without_a_log_is_reported_and_not_read_as_no_demand(tmp_path: Path) -> None:
-    events = shop_events()
-    day = (events.timestamp - START).dt.days
-    found = score_hot(prepared(tmp_path, events[~day.between(60, 66)]), as_of=AS_OF, params=SMALL)
-    first = START.date() + timedelta(days=60)
-    assert found.gaps == [(first, first + timedelta(days=6))]
-    assert found.table["potential"].to_numpy()[0] > 1.5 * found.base_rate
-
-
 def test_a_log_without_purchases_is_refused(make_dataset) -> None:  # type: ignore[no-untyped-def]
     rows = [
         {"user_id": 1, "event": "view", "item_id": d % 3, "timestamp": str(START + pd.Timedelta(days=d))}
@@ -132,15 +123,6 @@ def test_a_log_without_purchases_is_refused(make_dataset) -> None:  # type: igno
     ]
     with pytest.raises(ModelError, match="the log has no purchases before the origin"):
         score_hot(make_dataset(rows), params=SMALL)
-
-
-@pytest.mark.parametrize(("daily", "gap_days", "found"), [(4, 7, True), (4, 3, False), (2, 4, False)])
-def test_a_gap_is_a_run_of_empty_days_that_chance_does_not_explain(
-    daily: int, gap_days: int, found: bool
-) -> None:
-    events = np.full(60, daily)
-    events[30 : 30 + gap_days] = 0
-    assert (~observed_days(events)).sum() == (gap_days if found else 0)
 
 
 def test_odd_items_and_prices_are_scored(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from recsys.errors import ConfigError
+from recsys.hot.days import Days
 from recsys.hot.panel import Panel, Promotions
 from recsys.hot.params import Horizon, HotTarget, Scope, TargetParams
 from recsys.hot.samples import open_samples
@@ -27,13 +28,11 @@ def panel_of(daily: np.ndarray) -> Panel:
     item, day = (index.astype(np.int32) for index in np.nonzero(daily))
     channels = {"units": daily[item, day].astype(np.float32)}
     return Panel(
-        first_day=date(2024, 1, 1),
-        n_days=daily.shape[1],
+        days=Days.without_gaps(date(2024, 1, 1), daily.shape[1]),
         n_items=daily.shape[0],
         item_idx=item,
         day=day,
         channels=channels,
-        observed=np.ones(daily.shape[1], dtype=bool),
         promotions=Promotions(NONE, NONE, NONE, NONE, NONE, NONE, NONE, ()),
         trust=Trust(item, day, channels, daily.shape[1]),
         listed_day=np.full(daily.shape[0], -1, dtype=np.int32),
