@@ -24,7 +24,7 @@ from recsys.errors import DataError
 from recsys.hot.days import Days
 from recsys.hot.hours import HOURS, Hours
 from recsys.hot.queries import daily_activity, daily_airtime, daily_purchases, hourly_activity
-from recsys.hot.stock import sold_out
+from recsys.hot.stock import as_in_stock, sold_out
 from recsys.hot.trust import COUNTED_BY_BUYER, COUNTED_BY_LINE, Trust
 from recsys.hot.windows import RowStarts, RowTotal, WindowSums
 from recsys.types import BoolArray, FloatArray, IntArray
@@ -134,7 +134,8 @@ class Panel:
 
     @cached_property
     def believed(self) -> Panel:
-        """The panel with what was bought counted as far as the items are trusted: what features read.
+        """What features read and what is learnt: what was bought counts as far as the items are trusted, and
+        on days out of stock as on those before.
 
         Not of a panel of some items: trust is in the items of the whole.
         """
@@ -147,6 +148,9 @@ class Panel:
             if name.startswith(USUAL):
                 believed[name.removeprefix(USUAL)] = values
         believed |= {name: values * trust[name] for name, values in believed.items() if name in trust}
+        if self.has("sold_out"):
+            rows = self.rows("sold_out") > 0, self.item_idx, self.day, self.first_day_of, self.n_days
+            believed |= {name: as_in_stock(believed[name], *rows) for name in trust if name in believed}
         hours = self.hours
         if hours is not None and "orders" in hours.channels:
             in_orders = self.trust.in_orders(hours.item_idx, hours.hour // HOURS)

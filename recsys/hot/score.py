@@ -174,7 +174,7 @@ def _table(
     potentials = column(potential, min(least, model.base_rate))
     earlier = np.full(n_items, np.nan)
     earlier[week_ago[0]] = week_ago[1]
-    flags = cautions(panel.trust, known, active, features, prediction.expected_units)
+    flags = cautions(panel, known, active, features, prediction.expected_units)
     final = np.lexsort((np.arange(len(items)), -potentials))
     table = pa.table(
         {
