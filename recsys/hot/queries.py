@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import ibis
@@ -29,8 +30,8 @@ _CAME = (Behaviour.ENTER, Behaviour.VIEW)
 #: Talk in a room that names no item is about the item on air.
 _TALK = (Behaviour.COMMENT, Behaviour.SHARE, Behaviour.FOLLOW, Behaviour.LIKE, Behaviour.GIFT)
 
-_COUNTS = {
-    "impressions": (Behaviour.IMPRESSION,),
+#: What people do, counted by person: see `_by_people`.
+_DOINGS = {
     "views": (Behaviour.VIEW, Behaviour.CLICK),
     "carts": (Behaviour.CART, Behaviour.FAVOURITE),
     "shares": (Behaviour.SHARE,),
@@ -123,28 +124,52 @@ def daily_purchases(dataset: Dataset) -> pa.Table:
 def daily_activity(dataset: Dataset) -> list[pa.Table]:
     """Tables of item_idx, day (since the epoch) and, together, the channels of everything but purchases.
 
-    A view's seconds are counted on the day on which it was over; a view that is not over has none.
+    What one person does n times to an item on a day counts 1 + ln(n) times. A view's seconds are counted on the
+    day on which it was over; a view that is not over has none.
     """
     about = _about_items(dataset, _with_day(dataset.relation("events")))
     counts = about.group_by(["item_idx", "day"]).agg(
-        **{
-            name: about.behaviour.isin([b.value for b in behaviours]).sum()
-            for name, behaviours in _COUNTS.items()
-        },
+        impressions=(about.behaviour == Behaviour.IMPRESSION.value).sum(),
         returns=ibis.coalesce(about.quantity, 1.0).sum(where=about.behaviour == Behaviour.REFUND.value),
     )
-    looks = about.filter(about.behaviour.isin([Behaviour.VIEW.value, Behaviour.CLICK.value]))
+    looks = about.filter(about.behaviour.isin([b.value for b in _DOINGS["views"]]))
     watched = about.filter((about.behaviour == Behaviour.VIEW.value) & about.duration_s.notnull())
     over_s = watched.timestamp.epoch_seconds() + watched.duration_s.cast("int64")
     watched = watched.mutate(day=(over_s // DAY_S).cast("int32"))
     found = [
         counts,
+        _by_people(about, "day", _DOINGS),
         _different(looks, "user_idx", "viewers"),
         _different(about, "room_idx", "rooms"),
         _different(about, "streamer_idx", "streamers"),
         watched.group_by(["item_idx", "day"]).agg(watch_s=watched.duration_s.sum()),
     ]
     return [_read(table) for table in found]
+
+
+def _by_people(events: ir.Table, when: str, doings: Mapping[str, tuple[Behaviour, ...]]) -> ir.Table:
+    """item_idx, day or hour, and each doing; one person's n count 1 + ln(n), who must not make a burst.
+
+    A person is a device where the log has one, else an address, else a user. Each order counts: those are
+    damped by trust.
+    """
+    doing = ibis.cases(
+        *((events.behaviour.isin([b.value for b in behaviours]), name) for name, behaviours in doings.items())
+    )
+    people = (
+        events.mutate(doing=doing, person=events.buyer.hash())
+        .filter(lambda t: t.doing.notnull())
+        .group_by(["item_idx", when, "person", "doing"])
+        .agg(times=lambda t: t.count())
+    )
+    return people.group_by(["item_idx", when]).agg(
+        **{
+            name: (people.times if name == "orders" else 1 + people.times.ln())
+            .sum(where=people.doing == name)
+            .coalesce(0)
+            for name in doings
+        }
+    )
 
 
 def _different(events: ir.Table, column: str, name: str) -> ir.Table:
@@ -158,28 +183,19 @@ def _different(events: ir.Table, column: str, name: str) -> ir.Table:
 
 
 def hourly_activity(dataset: Dataset) -> pa.Table:
-    """item_idx, hour (since the epoch), orders and the counts of everything but impressions, float32.
+    """item_idx, hour (since the epoch), orders and what else people did, float32.
 
-    What the log says nothing of is left out; rows are in the order of items and hours.
+    What the log says nothing of is left out; rows are in the order of items and hours. What one person does n
+    times to an item in an hour counts 1 + ln(n) times, but orders.
     """
     logged = {behaviour for behaviour, rows in dataset.counts().items() if rows}
     counted = {"orders": (Behaviour.PURCHASE,)} | {
-        name: behaviours
-        for name, behaviours in _COUNTS.items()
-        if name != "impressions" and logged.intersection(behaviours)
+        name: behaviours for name, behaviours in _DOINGS.items() if logged.intersection(behaviours)
     }
-    events = dataset.relation("events")
+    events = _with_day(dataset.relation("events"))
     events = events.mutate(hour=(events.timestamp.epoch_seconds() // HOUR_S).cast("int32"))
-    about = _about_items(dataset, events)
-    every = [behaviour.value for behaviours in counted.values() for behaviour in behaviours]
-    hourly = about.filter(about.behaviour.isin(every)).group_by(["item_idx", "hour"])
-    counts = hourly.agg(
-        **{
-            name: about.behaviour.isin([b.value for b in behaviours]).sum()
-            for name, behaviours in counted.items()
-        }
-    )
-    return _read(counts.order_by(["item_idx", "hour"]))
+    hourly = _by_people(_about_items(dataset, events), "hour", counted)
+    return _read(hourly.order_by(["item_idx", "hour"]))
 
 
 def daily_airtime(dataset: Dataset) -> pa.Table:

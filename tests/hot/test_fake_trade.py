@@ -103,6 +103,26 @@ def test_fake_orders_move_items_of_the_middle_few_ranks_up(
     assert (was - now).max() <= 0.05 * N_ITEMS
 
 
+def test_one_account_that_carts_and_looks_all_day_moves_items_little(
+    before: HotScores, tmp_path: Path
+) -> None:
+    """Of n in a day 1 + ln(n) count; as lines they had lifted the potential up to eight times."""
+    table = before.table.to_pandas().set_index("item_id")
+    victims = [open_items(before, range(rank, N_ITEMS))[0] for rank in (31, 46, 61)]
+    rng = np.random.default_rng(3)
+    n = 49 * len(victims)
+    rows = pd.DataFrame({"user_id": 5, "item_id": np.repeat(victims, 49)})
+    second = rng.integers((ORIGIN - 6) * 86_400, ORIGIN * 86_400, n)
+    rows["timestamp"] = START + pd.to_timedelta(second, unit="s")
+    faked = [rows.assign(event=event) for event in ("cart", "view", "view")]
+    after = score_hot(
+        prepared(tmp_path, pd.concat([known_events(), *faked])), as_of=AS_OF, params=SMALL
+    ).table.to_pandas()
+    now = after.set_index("item_id").loc[victims]
+    assert (now.potential <= 2 * table.potential[victims]).all()
+    assert (table["rank"][victims] - now["rank"]).max() <= 0.1 * N_ITEMS
+
+
 def test_orders_without_a_look_are_damped_where_others_look(tmp_path: Path) -> None:
     known = known_events()
     bought = known[known.event == "purchase"]
