@@ -13,9 +13,14 @@ from recsys.hot.forerunners import AGE_UNKNOWN_DAYS
 from recsys.hot.model import HotModel
 
 REASONS = 3
+#: A ratio is told of what came to so many a window in four weeks, a share where so many days had a sale: of
+#: less it is the prior that speaks.
+ENOUGH, ENOUGH_DAYS = 1.0, 3
+#: A change of less than this share is none.
+LEAST_CHANGE = 0.05
 Row = Mapping[str, float]
 #: A figure in words.
-Statement = Callable[[float], str]
+Statement = Callable[[float], str | None]
 
 #: First pattern that a feature's name matches decides its concept.
 _CONCEPTS: tuple[tuple[str, str], ...] = (
@@ -120,41 +125,63 @@ def say(name: str, row: Row, pushes: Row | None = None) -> str | None:
 
 def _strongest(features: Mapping[str, Statement], row: Row, pushes: Row | None) -> str | None:
     """The statement of the feature that contributes most, if it contributes at all."""
-    there = [name for name in features if np.isfinite(row.get(name, np.nan))]
+    there = [name for name in features if np.isfinite(row.get(name, np.nan)) and _borne_out(name, row)]
     if pushes is not None:
         there = sorted((name for name in there if pushes[name] > 0), key=lambda name: -pushes[name])
-    return features[there[0]](row[there[0]]) if there else None
+    return next((text for name in there if (text := features[name](row[name])) is not None), None)
+
+
+def _borne_out(feature: str, row: Row) -> bool:
+    """Whether a ratio is one of enough."""
+    ratio = re.match(r"(\w+?)(?:_per_(\w+?))?_momentum", feature)
+    channels = () if ratio is None else (name for name in ratio.groups() if name is not None)
+    return all(_enough("demand" if name == "orders" else name, row) for name in channels)
+
+
+def _enough(channel: str, row: Row) -> bool:
+    return not row.get(f"{channel}_28d", np.inf) < np.log1p(ENOUGH)
 
 
 def _statements(feature: str, what: str) -> dict[str, Statement]:
     """What can be said of a channel's level and momentum, by feature; `demand_features.funnel` makes them."""
     return {
-        f"{feature}_momentum_7_28": lambda ln: f"{what} last week {_times(np.exp(ln))}",
-        f"{feature}_momentum_3_14": lambda ln: (
-            f"{what} of three days {_times(np.exp(ln), 'their two weeks')}"
-        ),
-        f"{feature}_momentum_14_56": lambda ln: (
-            f"{what} of two weeks {_times(np.exp(ln), 'the six weeks before')}"
-        ),
-        f"{feature}_7d": lambda ln: f"last week {np.expm1(ln):.1f} {what} a window",
-        f"{feature}_28d": lambda ln: f"in four weeks {np.expm1(ln):.1f} {what} a window",
+        f"{feature}_momentum_7_28": _change(f"{what} last week"),
+        f"{feature}_momentum_3_14": _change(f"{what} of three days", "their two weeks"),
+        f"{feature}_momentum_14_56": _change(f"{what} of two weeks", "the six weeks before"),
+        f"{feature}_7d": _number(f"last week {{:.1f}} {what} a window"),
+        f"{feature}_28d": _number(f"in four weeks {{:.1f}} {what} a window"),
     }
 
 
 def _rates(feature: str, what: str) -> dict[str, Statement]:
     """What can be said of a channel's rates along the funnel."""
-
-    def statement(per: str, last: str) -> Statement:
-        return lambda ln: f"{what} per {per} {last} {_times(np.exp(ln), 'the weeks before')}"
-
     return {
-        f"{feature}_per_{base}_{span}": statement(per, last)
+        f"{feature}_per_{base}_{span}": _change(f"{what} per {per} {last}", "the weeks before")
         for base, per in _PER.items()
         for span, last in (("momentum", "last week"), ("momentum_14", "in two weeks"))
     }
 
 
-def _times(ratio: float, before: str = "the four weeks before") -> str:
+BEFORE = "the four weeks before"
+
+
+def _change(what: str, before: str = BEFORE) -> Statement:
+    """Of the logarithm of a ratio; nothing where it hardly changed."""
+    return lambda ln: _changed(what, float(np.exp(ln)), before)
+
+
+def _changed(what: str, ratio: float, before: str = BEFORE) -> str | None:
+    if not np.isfinite(ratio) or abs(ratio - 1) < LEAST_CHANGE:
+        return None
+    return f"{what} {_times(ratio, before)}"
+
+
+def _number(text: str) -> Statement:
+    """Of ln(1 + a number); nothing where there is none."""
+    return lambda ln: text.format(np.expm1(ln)) if np.expm1(ln) >= LEAST_CHANGE else None
+
+
+def _times(ratio: float, before: str = BEFORE) -> str:
     if ratio >= 1.8:
         return f"{ratio:.1f} times {before}"
     change = round(100 * (ratio - 1))
@@ -162,13 +189,10 @@ def _times(ratio: float, before: str = "the four weeks before") -> str:
 
 
 def _momentum(row: Row) -> str | None:
-    week = np.exp(row["demand_momentum_7_28"])
-    month = np.exp(row["demand_momentum_28_112"])
-    if np.isfinite(week) and week >= 1.1:
-        return f"units last week {_times(float(week))}"
-    if np.isfinite(month) and month <= 0.8:
-        return f"units of the last four weeks {round(100 * (1 - float(month)))} % below its longer average"
-    return None if not np.isfinite(week) else f"units last week {_times(float(week))}"
+    week, month = float(np.exp(row["demand_momentum_7_28"])), float(np.exp(row["demand_momentum_28_112"]))
+    if np.isfinite(month) and month <= 0.8 and not week >= 1.1:
+        return f"units of the last four weeks {round(100 * (1 - month))} % below its longer average"
+    return _changed("units last week", week) if _enough("demand", row) else None
 
 
 def _level(row: Row) -> str:
@@ -212,15 +236,17 @@ def _stock(row: Row) -> str | None:
 
 def _breadth(row: Row) -> str | None:
     share = row["new_buyer_share_28d"]
+    if row.get("sale_days_28d", np.inf) < ENOUGH_DAYS:
+        return None
     return f"{100 * share:.0f} % of buyers in four weeks are new to it"
 
 
 def _group(row: Row) -> str | None:
     for kind in ("category", "title"):
-        ratio = np.exp(row.get(f"{kind}_momentum_7_28", np.nan))
-        if np.isfinite(ratio) and abs(ratio - 1) >= 0.05:
-            what = "its category" if kind == "category" else "products of like title"
-            return f"{what} last week {_times(float(ratio))}"
+        what = "its category" if kind == "category" else "products of like title"
+        text = _changed(f"{what} last week", float(np.exp(row.get(f"{kind}_momentum_7_28", np.nan))))
+        if text is not None:
+            return text
     return None
 
 
@@ -229,8 +255,8 @@ def _last_year(row: Row) -> str | None:
     return None if np.isnan(rise) or rise < 1.1 else f"rose to {rise:.1f} times at this time last year"
 
 
-def _calendar(row: Row) -> str:
-    return f"the season: the shop's orders last week {_times(float(np.exp(row['shop_momentum'])))}"
+def _calendar(row: Row) -> str | None:
+    return _changed("the season: the shop's orders last week", float(np.exp(row["shop_momentum"])))
 
 
 def _ahead(row: Row) -> str | None:
@@ -259,14 +285,17 @@ def _last_hours(row: Row) -> str | None:
     ratios = {name: row.get(f"last_hours_{name}", 0.0) for name in _NAMES}
     most = max(ratios, key=lambda name: abs(ratios[name]))
     ratio = float(np.exp(ratios[most]))
-    if abs(ratio - 1) < 0.05:
+    if abs(ratio - 1) < LEAST_CHANGE:
         return None
     return f"{_NAMES[most]} in the last hours {ratio:.1f} times those hours of the week before"
 
 
 def _signals(row: Row) -> str | None:
-    ratio = float(np.exp(row["signals_momentum"]))
-    return f"carts, shares, comments and follows together {_times(ratio)}"
+    if not any(
+        _enough(name, row) for name in ("carts", "shares", "comments", "follows") if f"{name}_28d" in row
+    ):
+        return None
+    return _changed("carts, shares, comments and follows together", float(np.exp(row["signals_momentum"])))
 
 
 _SPEAKERS: Mapping[str, Callable[[Row], str | None]] = {
