@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 from rich.text import Text
 
 from recsys.bench_commands import bench
-from recsys.errors import ConfigError, RecsysError
+from recsys.errors import ConfigError, ModelError, RecsysError
 from recsys.openmp import wait_passively
 from recsys.options import BundleDir, ConfigFiles, DatasetDir, Out, Overrides
 from recsys.serving_commands import add_items, deliver, serve
@@ -272,7 +273,8 @@ def hot(
         bool,
         typer.Option(
             "--backtest",
-            help="Judge it instead, at every week of the last half of the log; --out is a table.",
+            help="Judge it instead, at every week of the last half of the log, each target if none is given;"
+            " --out is a table, and beside it is one of the calibration.",
         ),
     ] = False,
     track: Annotated[bool, typer.Option(help="Record a backtest in MLflow.")] = True,
@@ -280,7 +282,9 @@ def hot(
     """Each product's chance of becoming hot in the days ahead, with grade, bounds and reasons.
 
     What hot means is set under hot.params.target: by units or by money, in the shop or in the category,
-    the top how many.
+    the top how many. Grades are set under hot.params.grades: S from 10 times the base rate's odds and 30 %,
+    A from 5 times and 10 %, B from twice. potential_a_week_ago is what the same model makes of what was known
+    seven days earlier.
 
     Example: recsys hot dataset --as-of 2024-06-01 --horizon 7:15 --out hot.parquet
 
@@ -294,7 +298,14 @@ def hot(
     params = settings.hot.params.asked(horizon=horizon, target=target)
     if backtest:
         tracking = settings.tracking if track else None
-        _backtest_hot(dataset, out, as_of=_day(as_of), params=params, tracking=tracking)
+        targets = list(TargetChoice) if target is None else [target]
+        _backtest_hot(
+            dataset,
+            out,
+            as_of=_day(as_of),
+            each=[params.asked(target=each) for each in targets],
+            tracking=tracking,
+        )
         return
     with progress() as report:
         scores = score_hot_items(dataset, out, as_of=_day(as_of), params=params, progress=report)
@@ -343,21 +354,47 @@ def demo(
 
 
 def _backtest_hot(
-    dataset: Path, out: Path, *, as_of: date | None, params: HotParams, tracking: TrackingParams | None
+    path: Path,
+    out: Path,
+    *,
+    as_of: date | None,
+    each: Sequence[HotParams],
+    tracking: TrackingParams | None,
 ) -> None:
+    import pyarrow as pa
+
     from recsys.data.dataset import Dataset
     from recsys.reports import show_backtest
     from recsys.tables import check_out, write_table
     from training.hot_backtest import hot_backtest
+    from training.hot_plots import reliability_table
     from training.tracking import Tracker
 
     check_out(out)
+    curve_out = out.with_stem(f"{out.stem}_reliability")
     tracker = None if tracking is None else Tracker(tracking)
-    with progress() as report:
-        found = hot_backtest(Dataset.load(dataset), params, as_of=as_of, tracker=tracker, progress=report)
-    write_table(found.summary, out)
-    show_backtest(console, found)
-    console.print(f"{found.summary.num_rows:,} figures in {out}")
+    dataset = Dataset.load(path)
+    summaries: list[pa.Table] = []
+    curves: list[pa.Table] = []
+    for params in each:
+        name = params.target.target.value
+        try:
+            with progress() as report:
+                found = hot_backtest(dataset, params, as_of=as_of, tracker=tracker, progress=report)
+        except ModelError as error:
+            if params is each[-1] and not summaries:
+                raise
+            console.print(f"{name}: {error}", style="yellow", markup=False)
+            continue
+        for table, tables in ((found.summary, summaries), (reliability_table(found.reliability), curves)):
+            tables.append(table.add_column(0, "target", pa.array([name] * table.num_rows, pa.string())))
+        # What one target took so long to find is kept if the next is not finished.
+        write_table(pa.concat_tables(summaries), out)
+        write_table(pa.concat_tables(curves), curve_out)
+        console.print(f"[bold]{name}[/]")
+        show_backtest(console, found)
+    figures = sum(table.num_rows for table in summaries)
+    console.print(f"{figures:,} figures in {out}, the calibration in {curve_out}")
 
 
 def _time(text: str, option: str) -> datetime:

@@ -41,6 +41,7 @@ SHOWN_HOT = {
     "recall_top_2_percent": "in top 2 %",
     "matched_lift_50": "lift",
     "median_lead_days": "lead days",
+    "sold_out_50": "then out",
 }
 #: Quarantine reasons shown in full; the rest is in the Dataset's manifest.
 MAX_REASONS = 12
@@ -224,7 +225,7 @@ def show_backtest(console: Console, report: BacktestReport) -> None:
 
 def _show_gaps(console: Console, gaps: Sequence[tuple[date, date]]) -> None:
     for first, last in gaps:
-        console.print(f"the log has nothing from {first} to {last}: left out of all rates", style="yellow")
+        console.print(f"the log has nothing from {first} to {last}: no time passes in it", style="yellow")
 
 
 def show_hot(
@@ -254,6 +255,8 @@ def show_hot(
             row["reasons"].partition(";")[0],
         )
     console.print(table)
+    least = ", ".join(f"{grade} from {potential:.1%}" for grade, potential in scores.grades.items())
+    console.print(f"grades by potential: {least}, below it C")
 
 
 def show_bench(console: Console, rows: list[BenchRow]) -> None:

@@ -135,7 +135,7 @@ def hot_list(dataset: Dataset, as_of: date, items: list[str]) -> HotScores:
     index = dataset.items.ids.index(items)
     n = len(items)
     table = pa.table({"item_idx": index, "potential": [0.5] * n, "grade": ["S"] * n})
-    return HotScores(table=table, as_of=as_of, base_rate=0.05, gaps=[], training_origins=9)
+    return HotScores(table=table, as_of=as_of, base_rate=0.05, grades={}, gaps=[], training_origins=9)
 
 
 def shop(make_dataset: Callable[..., Dataset], *, days: int) -> Dataset:
