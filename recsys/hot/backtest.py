@@ -19,7 +19,7 @@ from recsys.hot import judging
 from recsys.hot.baselines import decayed_units, plain_lags, rankings
 from recsys.hot.features import FeatureTable, build_features
 from recsys.hot.groups import category_codes, memberships
-from recsys.hot.model import HotModel, Prediction
+from recsys.hot.model import LEAST_POSITIVES, HotModel, Prediction
 from recsys.hot.panel import Panel, build_panel
 from recsys.hot.params import HotParams, TargetParams
 from recsys.hot.samples import WISHED_ORIGINS, TrainingSet, open_samples, samples_at, thinning_weight
@@ -118,8 +118,9 @@ def backtest(
     origins = np.union1d(judged_origins, learnt_origins)
     every, [outcomes, lessons] = open_samples(panel, origins, builder, believed)
     sold = builder.units.total(every, -params.target.population_days, 0) > 0
-    judged = np.isin(every.origin, judged_origins) & sold
     kept = _pool(every, lessons.label, params)
+    judged_origins = _after_enough(judged_origins, every, lessons.label, kept, params)
+    judged = np.isin(every.origin, judged_origins) & sold
     used = np.flatnonzero(judged | (kept > 0))
     samples, followed, taught = every.at(used), outcomes.at(used), lessons.at(used)
     judged, weight = judged[used], kept[used]
@@ -216,7 +217,7 @@ def _origins(builder: TargetBuilder, params: HotParams) -> tuple[IntArray, IntAr
     learnt = np.arange(last - ahead, first - 1, -step, dtype=np.int32)[::-1]
     if not len(judged):
         raise ModelError(
-            f"the log has {builder.panel.n_days} days, and a backtest over {params.target.horizon} needs"
+            f"the log has {builder.panel.days}, and a backtest over {params.target.horizon} needs"
             f" {half + ahead}"
         )
     ready = [origin for origin in judged if (learnt + ahead <= origin).sum() >= params.learner.min_origins]
@@ -242,6 +243,20 @@ def _learnable(
     past = samples.origin + params.target.horizon_last_day < origin
     origins = np.unique(samples.origin[past])[-params.learner.max_origins :]
     return np.flatnonzero(past & (weight > 0) & np.isin(samples.origin, origins))
+
+
+def _after_enough(
+    origins: IntArray, every: Samples, label: BoolArray, weight: FloatArray, params: HotParams
+) -> IntArray:
+    """The origins from the first one on by which the target had come about often enough to learn from."""
+    known = np.array([label[_learnable(every, weight, int(origin), params)].sum() for origin in origins])
+    enough = np.flatnonzero(known >= LEAST_POSITIVES)
+    if not len(enough):
+        raise ModelError(
+            f"the target had come about {known.max()} times by the best of {len(origins)} weekly origins, and"
+            f" {LEAST_POSITIVES} are needed: use a longer log or a less rare target"
+        )
+    return origins[enough[0] :]
 
 
 def _half_life(

@@ -24,7 +24,7 @@ def calendar(panel: Panel, target: TargetParams, samples: Samples) -> Features:
     dates = [panel.days.date_of(int(origin) + middle) for origin in origins]
     day_of_year = np.array([day.timetuple().tm_yday for day in dates])
     weekday = np.array([panel.days.date_of(int(origin)).weekday() for origin in origins])
-    shop = RunningTotal(panel.dense("orders").sum(axis=0, keepdims=True))
+    shop = RunningTotal(panel.by_group("orders", np.zeros(panel.n_items, np.int32), 1))
     whole = Samples(np.zeros(len(samples), np.int32), samples.origin)
     angle = 2 * np.pi * day_of_year / 365.25
     return {

@@ -50,6 +50,9 @@ class Days:
     def __len__(self) -> int:
         return len(self.numbers) - 1
 
+    def __str__(self) -> str:
+        return f"{len(self)} days{' without its gaps' if self.gaps else ''}"
+
     def has(self, numbers: npt.NDArray[np.integer]) -> BoolArray:
         """(m,) whether the log has each of the days since 1970-01-01."""
         place = np.minimum(np.searchsorted(self.numbers, numbers), len(self))

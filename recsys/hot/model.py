@@ -21,6 +21,8 @@ from recsys.types import BoolArray, FloatArray, IntArray, LongArray, Progress
 #: Share of the training origins, the latest ones, that scores are calibrated on.
 CALIBRATION_SHARE = 0.4
 ITEM_FOLDS = 3
+#: With fewer times that the target came about there is nothing to learn from.
+LEAST_POSITIVES = 10
 #: Least share of all positives that a fold's model must have learnt from. One that knows far less than the
 #: final model spreads its scores less, and a calibration on them would promise too much for the final one's.
 LEAST_LEARNT = 0.5
@@ -84,10 +86,10 @@ class HotModel:
         """
         label, weight = training.outcomes.label, training.weight
         positives = int(label.sum())
-        if positives < 10:
+        if positives < LEAST_POSITIVES:
             raise ModelError(
                 f"the target came about {positives} times on {len(np.unique(training.samples.origin))} past"
-                " origins, and 10 are needed: use a longer log, a longer horizon, or a less rare target"
+                f" origins, and {LEAST_POSITIVES} are needed: use a longer log or a less rare target"
             )
         self.feature_names = training.features.names
         self.base_rate = float(np.average(label, weights=weight))

@@ -173,6 +173,18 @@ class Panel:
             table[self.item_idx, self.day] = self.channels[channel]
         return table
 
+    def by_group(self, channel: str, group: IntArray, n_groups: int) -> FloatArray:
+        """(groups, D) float32 sums over the items of each group, such as a category or the whole shop.
+
+        Args:
+            channel: its name.
+            group: (n,) int32 of each item, below n_groups.
+            n_groups: how many there are.
+        """
+        cell = group[self.item_idx].astype(np.int64) * self.n_days + self.day
+        sums = np.bincount(cell, weights=self.rows(channel), minlength=n_groups * self.n_days)
+        return sums.reshape(n_groups, self.n_days).astype(np.float32)
+
     def running(self, channel: str) -> WindowSums:
         """Sums of a channel over windows of days, 0 where the log says nothing of it."""
         return self.running_of(self.rows(channel))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from recsys.errors import ConfigError
 from recsys.types import Params
@@ -88,6 +88,13 @@ class TargetParams(Params):
     recent_days: int = Field(28, ge=1, description="days that the recent rate is taken over")
     population_days: int = Field(56, ge=1, description="items active within so many days are compared")
 
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.horizon_first_day > self.horizon_last_day:
+            first, last = self.horizon_first_day, self.horizon_last_day
+            raise ValueError(f"horizon_first_day {first} comes after horizon_last_day {last}")
+        return self
+
     @property
     def horizon(self) -> Horizon:
         """Days ahead that count."""
@@ -131,13 +138,25 @@ class CalibrationParams(Params):
 
 
 class GradeParams(Params):
-    """Least potential of each grade, as a multiple of the base rate and as a probability; both must hold."""
+    """Least potential of each grade: a multiple of the base rate's odds and a probability; both must hold."""
 
-    s_lift: float = Field(10.0, gt=0)
+    s_odds: float = Field(10.0, gt=0)
     s_probability: float = Field(0.30, ge=0, le=1)
-    a_lift: float = Field(5.0, gt=0)
+    a_odds: float = Field(5.0, gt=0)
     a_probability: float = Field(0.10, ge=0, le=1)
-    b_lift: float = Field(2.0, gt=0)
+    b_odds: float = Field(2.0, gt=0)
+
+    def least(self, base_rate: float) -> dict[str, float]:
+        """Grade, best first -> its least potential; what is below them all is of grade C."""
+
+        def of(times: float) -> float:
+            return times * base_rate / (1.0 - base_rate + times * base_rate)
+
+        return {
+            "S": max(of(self.s_odds), self.s_probability),
+            "A": max(of(self.a_odds), self.a_probability),
+            "B": of(self.b_odds),
+        }
 
 
 class HotParams(Params):

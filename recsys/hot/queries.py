@@ -124,8 +124,8 @@ def daily_purchases(dataset: Dataset) -> pa.Table:
 def daily_activity(dataset: Dataset) -> list[pa.Table]:
     """Tables of item_idx, day (since the epoch) and, together, the channels of everything but purchases.
 
-    What one person does n times to an item on a day counts 1 + ln(n) times. A view's seconds are counted on the
-    day on which it was over; a view that is not over has none.
+    What one person does n times to an item on a day counts 1 + ln(n) times. A view's seconds are counted on
+    the day on which it was over; a view that is not over has none.
     """
     about = _about_items(dataset, _with_day(dataset.relation("events")))
     counts = about.group_by(["item_idx", "day"]).agg(

@@ -53,16 +53,14 @@ def training_origins(builder: TargetBuilder, params: HotParams) -> IntArray:
     """Past origins to learn from, ascending; the last one's horizon ends with the panel's last day.
 
     Raises:
-        ModelError: nothing was bought, or too few days; says how many more are needed.
+        ModelError: too few days; says how many more are needed.
     """
-    if not builder.panel.has("units"):
-        raise ModelError("the log has no purchases before the origin: what is hot is told by units bought")
     learner, last = params.learner, builder.last_origin()
     first = learner.min_history_days
     missing = first + learner.min_origins - 1 - last
     if missing > 0:
         raise ModelError(
-            f"the log has {builder.panel.n_days} days before the origin, and a horizon of"
+            f"the log has {builder.panel.days} before the origin, and a horizon of"
             f" {params.target.horizon} needs {builder.panel.n_days + missing}: {missing} more"
         )
     step = int(np.clip((last - first) // (WISHED_ORIGINS - 1), 1, learner.origin_step_days))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 
@@ -15,7 +16,7 @@ from recsys.hot.features import FeatureTable
 from recsys.hot.groups import category_codes, memberships
 from recsys.hot.model import HotModel, Prediction
 from recsys.hot.panel import Panel, build_panel
-from recsys.hot.params import GradeParams, HotParams
+from recsys.hot.params import HotParams
 from recsys.hot.reasons import explain, plain_reasons
 from recsys.hot.samples import build_training_set, samples_at
 from recsys.hot.targets import TargetBuilder
@@ -53,13 +54,15 @@ class HotScores:
             seen then.
         as_of: everything before the start of this day, UTC, was known.
         base_rate: share of past samples in which the target came about.
-        gaps: first and last days missing from the log; they are left out of all rates, not read as no sales.
+        grades: grade, best first -> its least potential; what is below them all is of grade C.
+        gaps: first and last days missing from the log; they are no time at all, not read as no sales.
         training_origins: how many past origins the model learnt from.
     """
 
     table: pa.Table
     as_of: date
     base_rate: float
+    grades: Mapping[str, float]
     gaps: list[tuple[date, date]]
     training_origins: int
 
@@ -120,23 +123,15 @@ def score_hot(
         table=table,
         as_of=panel.days.date_of(panel.n_days),
         base_rate=model.base_rate,
+        grades=params.grades.least(model.base_rate),
         gaps=panel.days.gaps,
         training_origins=len(np.unique(training.samples.origin)),
     )
 
 
-def grades(potential: Floats, base_rate: float, cut: GradeParams) -> list[str]:
-    """S, A, B or C of each potential: see `GradeParams` for the cut-offs."""
-    lift = potential / base_rate
-    chosen: list[str] = np.select(
-        [
-            (lift >= cut.s_lift) & (potential >= cut.s_probability),
-            (lift >= cut.a_lift) & (potential >= cut.a_probability),
-            lift >= cut.b_lift,
-        ],
-        ["S", "A", "B"],
-        "C",
-    ).tolist()
+def grades(potential: Floats, least: Mapping[str, float]) -> list[str]:
+    """Grade of each potential, from the least potential of each but C, of `GradeParams.least`."""
+    chosen: list[str] = np.select([potential >= each for each in least.values()], list(least), "C").tolist()
     return chosen
 
 
@@ -174,7 +169,7 @@ def _table(
     potentials = column(potential, min(least, model.base_rate))
     earlier = np.full(n_items, np.nan)
     earlier[week_ago[0]] = week_ago[1]
-    flags = cautions(panel, known, active, features, prediction.expected_units)
+    flags = cautions(panel, known, active, prediction.expected_units)
     final = np.lexsort((np.arange(len(items)), -potentials))
     table = pa.table(
         {
@@ -182,7 +177,7 @@ def _table(
             "item_id": known.ids.external(items),
             "potential": potentials,
             "rank": pa.array(np.zeros(len(items), np.int32)),
-            "grade": pa.array(grades(potentials, model.base_rate, params.grades)),
+            "grade": pa.array(grades(potentials, params.grades.least(model.base_rate))),
             "lower": column(np.where(already, 0.0, prediction.lower), 0.0),
             "upper": column(np.where(already, 0.0, prediction.upper), max(least, model.base_rate)),
             "expected_units": column(prediction.expected_units, 0.0),

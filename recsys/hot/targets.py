@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from recsys.errors import ModelError
 from recsys.hot.panel import Panel
 from recsys.hot.params import HotTarget, Measure, Scope, TargetParams
 from recsys.hot.windows import Samples
@@ -53,9 +54,19 @@ class TargetBuilder:
         panel: the days up to its end are known.
         params: the definition.
         categories: (n,) int32 code of each item's category, needed where the scope is the category.
+
+    Raises:
+        ModelError: nothing was bought, or items are to be compared by amounts and none was paid.
     """
 
     def __init__(self, panel: Panel, params: TargetParams, categories: IntArray) -> None:
+        if not panel.has("units"):
+            raise ModelError(
+                "the log has no purchases before the origin, or none of any quantity: what is hot is told by"
+                " units bought"
+            )
+        if params.measure is Measure.AMOUNT and not panel.has("amount"):
+            raise ModelError("the measure is the amount, and no purchase before the origin says one")
         self.panel, self.params, self.categories = panel, params, categories
         self.units = panel.running("units")
         self.measured = self.units

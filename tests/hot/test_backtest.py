@@ -97,6 +97,20 @@ def test_rules_by_hand(shop: Dataset) -> None:
     assert "last_year" not in found
 
 
+def test_it_begins_where_there_is_enough_to_learn_from(tmp_path: Path) -> None:
+    """Purchases that set in late leave the first origins of the half without a lesson."""
+    events = shop_events()
+    day = (events.timestamp - START).dt.days
+    late = prepared(tmp_path, events[(events.event != "purchase") | (day >= 52)])
+    found = backtest(late, params=SMALL, k=10)
+    origins = np.unique(found.judged.samples.origin)
+    assert origins[-1] == 84
+    assert 56 < origins[0] < 84
+    rare = SMALL.model_copy(update={"target": TargetParams(breakout_min_units=400.0)})
+    with pytest.raises(ModelError, match="come about 0 times by the best of 5 weekly origins, and 10 are"):
+        backtest(late, params=rare, k=10)
+
+
 def test_too_short_a_log_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="needs"):
         backtest(prepared(tmp_path, shop_events(n_days=50)), params=SMALL)

@@ -12,8 +12,10 @@ import pytest
 
 from recsys.data.dataset import Dataset
 from recsys.errors import DataError, ModelError
+from recsys.hot.backtest import backtest
 from recsys.hot.panel import build_panel
-from recsys.hot.score import COLUMNS, HotScores, score_hot
+from recsys.hot.params import GradeParams, Measure, TargetParams
+from recsys.hot.score import COLUMNS, HotScores, grades, score_hot
 from tests.hot.conftest import N_DAYS, SMALL, START, prepared, shop_events
 
 AS_OF = date(2024, 3, 31)  # day 90
@@ -114,6 +116,43 @@ def test_a_log_without_items_is_refused(make_dataset) -> None:  # type: ignore[n
     ]
     with pytest.raises(DataError, match=r"no event .* has an item_id"):
         score_hot(make_dataset(rows), params=SMALL)
+
+
+def test_amounts_that_the_log_does_not_have_are_no_measure(tmp_path: Path) -> None:
+    by_amount = SMALL.model_copy(update={"target": TargetParams(breakout_share=0.1, measure=Measure.AMOUNT)})
+    for amount in (np.nan, 0.0):
+        log = prepared(tmp_path / str(amount), shop_events().assign(amount=amount))
+        for ask in (score_hot, backtest):
+            with pytest.raises(ModelError, match="the measure is the amount, and no purchase"):
+                ask(log, params=by_amount)
+
+
+def test_grades_can_be_reached_at_any_base_rate() -> None:
+    cut = GradeParams()
+    for base_rate in (0.001, 0.02, 0.11, 0.5):
+        least = cut.least(base_rate)
+        assert base_rate < least["B"] < least["A"] < least["S"] < 1
+    assert cut.least(0.02) == pytest.approx({"S": 0.3, "A": 0.1, "B": 2 * 0.02 / 1.02})
+    assert grades(np.array([0.31, 0.3, 0.29, 0.1, 0.05, 0.03]), cut.least(0.02)) == list("SSAABC")
+
+
+def test_a_price_that_changed_long_ago_is_the_usual_one(tmp_path: Path) -> None:
+    events = shop_events()
+    day = (events.timestamp - START).dt.days
+    of_late = events[(events.event == "purchase") & day.between(84, 89)].item_id.value_counts()
+    long_ago, now = (int(item) for item in of_late.index[:2])
+    for item, since in ((long_ago, 30), (now, 84)):
+        events.loc[(events.item_id == item) & (day >= since), "amount"] *= 100.0
+    table = score_hot(prepared(tmp_path, events), as_of=AS_OF, params=SMALL).table.to_pandas()
+    flags = table.set_index("item_id")["flags"]
+    assert flags[long_ago] == ""
+    usual = 5 + now
+    assert flags[now] == f"{100 * usual:,.4g} paid a unit last week, usually {usual:,.4g}: another currency?"
+
+
+def test_a_horizon_the_wrong_way_round_is_refused() -> None:
+    with pytest.raises(ValueError, match="horizon_first_day 20 comes after horizon_last_day 15"):
+        TargetParams(horizon_first_day=20)
 
 
 def test_a_log_without_purchases_is_refused(make_dataset) -> None:  # type: ignore[no-untyped-def]
