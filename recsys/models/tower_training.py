@@ -30,6 +30,10 @@ from recsys.types import FloatArray, LongArray, Progress
 
 CHECKPOINT = "two_tower.safetensors"
 
+#: The rate rises over one in so many of the planned steps at most.
+WARMUP_SHARE = 10
+#: Fewest steps between two validations at the ends of epochs.
+LEAST_EVALUATED = 20
 #: Steps after which the losses are looked at: on a GPU a look waits for the device.
 _LOOK_EVERY = 50
 
@@ -125,7 +129,11 @@ class Trainer:
         self._optimisers = _optimisers(network, params)
         per_epoch = min(int(windows.n_examples.sum()), params.examples_per_epoch)
         whole = params.epochs * max(1, round(per_epoch / params.batch_size))
-        self._total = params.steps or min(whole, params.max_steps or whole)
+        planned = max(whole, params.min_steps)
+        planned = min(planned, params.max_steps or planned)
+        # Of what was planned, so that a fit of known length begins as the one that it repeats.
+        self._warmup = min(params.warmup_steps, planned // WARMUP_SHARE)
+        self._total = params.steps or planned
 
     @property
     def best_step(self) -> int:
@@ -183,7 +191,7 @@ class Trainer:
         step_seed = int(np.random.SeedSequence([self.seed, state.step]).generate_state(1)[0])
         torch.manual_seed(step_seed + self.team.rank)  # what is dropped differs, what is drawn does not
         self.loss.generator.manual_seed(step_seed)
-        rate = learning_rate(self.params, state.step, self._total)
+        rate = learning_rate(self.params, state.step, self._total, warmup=self._warmup)
         for optimiser in self._optimisers:
             optimiser.zero_grad(set_to_none=True)
             for group in optimiser.param_groups:
@@ -227,11 +235,12 @@ class Trainer:
     def _after_step(self) -> None:
         state, params = self._state, self.params
         done = state.step >= self._total
-        evaluates = (
-            state.step_in_epoch == 0
-            if params.evaluate_every is None
-            else state.step % params.evaluate_every == 0
-        )
+        if params.evaluate_every is None:
+            # A small log's epochs are a few steps, too few to tell anything by.
+            last = self.curve[-1].step if self.curve else 0
+            evaluates = state.step_in_epoch == 0 and state.step - last >= LEAST_EVALUATED
+        else:
+            evaluates = state.step % params.evaluate_every == 0
         checkpoints = self.path is not None and state.step % params.checkpoint_every == 0
         if done or evaluates or checkpoints or state.step % _LOOK_EVERY == 0:
             self._look()
@@ -388,9 +397,9 @@ def of_memory(error: RuntimeError | MemoryError) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
 
 
-def learning_rate(params: TwoTowerParams, step: int, total: int) -> float:
-    """Of the step after so many of a total."""
-    rate = params.learning_rate * min(1.0, (step + 1) / max(params.warmup_steps, 1))
+def learning_rate(params: TwoTowerParams, step: int, total: int, *, warmup: int) -> float:
+    """Of the step after so many of a total, in the first of which it rises."""
+    rate = params.learning_rate * min(1.0, (step + 1) / max(warmup, 1))
     return rate * (1 + math.cos(math.pi * step / total)) / 2 if params.cosine_decay else rate
 
 

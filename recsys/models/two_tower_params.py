@@ -62,12 +62,13 @@ class TwoTowerParams(Params):
             than what comes next; or the window from itself (`whole`): for logs whose order says little, or
             where what a user had is not shown again. A step over as many examples costs a fraction in both.
         batch_size: about how many training examples make a step.
-        learning_rate: of Adam, after `warmup_steps` of linear rise.
+        learning_rate: of Adam, after `warmup_steps` of linear rise, or a tenth of all steps if that is less.
         cosine_decay: whether the rate then falls to nothing at the last step, along half a cosine.
         weight_decay: decoupled, on everything but sparse tables.
         sparse_tables: whether id tables are updated only at the rows of the batch; `auto` from
             `sparse_from` numbers a table.
-        epochs: the most passes over the examples.
+        epochs: the most passes over the examples; more on a small log, up to `min_steps`.
+        min_steps: so many steps may be taken whatever `epochs` says.
         examples_per_epoch: the most examples a pass takes, drawn anew for each.
         max_steps: the most steps, whatever `epochs` says: 4,000 of 1,024 take three to four minutes on two
             cores.
@@ -76,7 +77,7 @@ class TwoTowerParams(Params):
         validation_days: the last days of the log held out to stop by; None takes `validation_share` instead.
         validation_share: the last share of events held out.
         validation_users: the most users that a validation ranks for.
-        evaluate_every: steps between validations; None is once an epoch.
+        evaluate_every: steps between validations; None is once an epoch, or in some where those are short.
         patience: validations without a better NDCG@20 after which training stops.
         checkpoint_every: steps between checkpoints, where there is a folder for them.
         bf16: whether a GPU multiplies in bfloat16; tables and vectors stay float32.
@@ -122,6 +123,7 @@ class TwoTowerParams(Params):
     sparse_from: int = Field(default=32_000_000, ge=1)
     epochs: int = Field(default=20, ge=1)
     examples_per_epoch: int = Field(default=1_000_000, ge=1)
+    min_steps: int = Field(default=400, ge=0)
     max_steps: int | None = Field(default=4_000, ge=1)
     steps: int | None = Field(default=None, ge=1)
     validation_days: float | None = Field(default=None, gt=0)

@@ -211,7 +211,7 @@ def test_new_targets_that_cannot_be_read_are_named(blocks: Dataset) -> None:
         replace(blocks, items=priced)
     )
     given = np.ones((1, 2), np.float32)
-    with pytest.raises(DataError, match="price: row 0 is infinite; leave it empty"):
+    with pytest.raises(DataError, match="values infinite; leave them empty"):
         model.encode_new_targets(pa.table({"price": [math.inf]}), given=given)
     with pytest.raises(DataError, match=r"price: .*abc"):
         model.encode_new_targets(pa.table({"price": ["abc"]}), given=given)
@@ -300,7 +300,7 @@ def test_training_does_not_touch_the_callers_random_numbers(blocks: Dataset) -> 
 def test_the_learning_rate_rises_then_stays_or_falls_to_nothing() -> None:
     def rates(**changed: object) -> list[float]:
         params = SMALL.model_copy(update={"learning_rate": 0.1, "warmup_steps": 10, **changed})
-        return [learning_rate(params, step, 100) for step in range(100)]
+        return [learning_rate(params, step, 100, warmup=params.warmup_steps) for step in range(100)]
 
     assert rates() == pytest.approx([0.01 * n for n in range(1, 11)] + [0.1] * 90)
     falling = rates(cosine_decay=True)
@@ -308,6 +308,23 @@ def test_the_learning_rate_rises_then_stays_or_falls_to_nothing() -> None:
     assert falling[50] == pytest.approx(0.05)
     assert falling[99] < 1e-4
     assert rates(cosine_decay=True, warmup_steps=0)[0] == 0.1
+
+
+def test_a_small_log_is_passed_over_until_it_is_learnt(build_dataset: BuildDataset) -> None:
+    """Its epochs are of two steps: twenty of them would end before the learning rate has risen."""
+    rng = np.random.default_rng(0)
+    user = rng.integers(0, 60, 1_500)
+    item = user % 4 + 4 * rng.integers(0, 10, len(user))
+    rows = [
+        (u, i, Behaviour.CART, d) for u, i, d in zip(user, item, np.sort(rng.random(1_500) * 29), strict=True)
+    ]
+    dataset = build_dataset([(int(u), int(i), b, float(d)) for u, i, b, d in rows], n_users=60, n_items=40)
+    model = TwoTower(TwoTowerParams(dim=16), device="cpu").fit(dataset)
+    steps = [point.step for point in model.learning_curve]
+    assert min(np.diff([0, *steps])) >= 20
+    assert model.best_step >= 40
+    best = model.recommend(np.arange(60, dtype=np.int32), k=5).ids
+    assert (best % 4 == np.arange(60)[:, None] % 4).mean() > 0.9
 
 
 @pytest.mark.parametrize("sparse_tables", [False, True])
