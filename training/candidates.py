@@ -7,6 +7,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from recsys.data.dataset import Dataset
 from recsys.errors import ConfigError
 from recsys.models.base import Model
@@ -19,10 +21,11 @@ from recsys.models.two_tower_params import TwoTowerParams
 from recsys.types import Params, Progress, Target
 from training.config import Enabled, Part, TrainingConfig
 
-#: Users and targets with an interaction below which only popularity is trained: nothing is shared between
-#: so few, and `implicit` has nothing to factorise.
+#: Users with two targets or more, and targets, below which nothing is shared between users: what a factor
+#: model would find is noise. A user's own past and what is popular need no others.
 MIN_USERS = 10
 MIN_TARGETS = 10
+ALONE = (Repeat.name, Popular.name)
 #: Interactions below which `auto` leaves the two-tower out.
 MIN_TWO_TOWER_EVENTS = 1_000
 
@@ -75,14 +78,17 @@ def candidate_models(
 def left_out(config: TrainingConfig, dataset: Dataset, target: Target) -> dict[str, str]:
     """Models that `auto` leaves out for this log, by name, and why."""
     interactions = dataset.interactions(target, config.weights)
-    users, targets = len(set(interactions.nonzero()[0])), len(set(interactions.indices))
+    users, targets = int((np.diff(interactions.indptr) > 1).sum()), len(np.unique(interactions.indices))
     few = users < MIN_USERS or targets < MIN_TARGETS
     reasons: dict[str, str] = {}
     for name in MODELS:
         if enabled(config, name) != "auto":
             continue
-        if few:
-            reasons[name] = f"{users} users and {targets} {target.value}s with interactions are too few"
+        if few and name not in ALONE:
+            reasons[name] = (
+                f"{users} users of two {target.value}s or more and {targets} {target.value}s with"
+                " interactions are too few"
+            )
         elif name == TwoTower.name and interactions.nnz < MIN_TWO_TOWER_EVENTS:
             reasons[name] = f"{interactions.nnz} interactions are too few"
         elif (refusal := build_model(name, config, target).refusal(dataset)) is not None:

@@ -80,12 +80,36 @@ DEGENERATE = {
 }
 
 
+def test_few_items_leave_a_user_their_own_past(tmp_path: Path) -> None:
+    """Nine products are too few to factorise, and enough to come back to."""
+    rng = np.random.default_rng(0)
+    pairs = [(u, u % 9, 7.0 * week + rng.random()) for u in range(250) for week in range(8)]
+    found = trained(prepared(tmp_path, log_of(pairs)), tmp_path / "bundle")
+    recommender = Recommender.load(found.bundle)
+    first = [int(recommender.products(user, k=1).entries[0].id) for user in range(50)]
+    assert first == [user % 9 for user in range(50)]
+
+
+def test_users_of_one_product_each_get_what_is_popular(tmp_path: Path) -> None:
+    """Nothing is shared between them: factors would be noise."""
+    rng = np.random.default_rng(0)
+    item = np.minimum(rng.zipf(1.3, 2_000) - 1, 199)
+    pairs = [(user, int(i), 40.0 * user / 2_000) for user, i in enumerate(item)]
+    found = trained(prepared(tmp_path, log_of(pairs)), tmp_path / "bundle")
+    assert any("users of two items or more" in note for note in found.notes)
+    recommender = Recommender.load(found.bundle)
+    shown = {int(entry.id) for user in range(0, 50) for entry in recommender.products(user, k=10).entries}
+    assert np.isin(item, list(shown)).mean() > 0.5
+    assert len(shown) <= 12
+
+
 @pytest.mark.parametrize("log", list(DEGENERATE))
 def test_a_log_that_teaches_next_to_nothing_gives_a_bundle_that_answers(log: str, tmp_path: Path) -> None:
     events = DEGENERATE[log]
     on = ("models.ease_items.enabled=auto", "models.gf_cf_items.enabled=auto")
     found = trained(prepared(tmp_path, events), tmp_path / "bundle", *on)
-    few = events.user_id.nunique() < 10 or events.item_id.nunique() < 10
+    own = events[events.event == "purchase"].groupby("user_id").item_id.nunique()
+    few = (own > 1).sum() < 10 or events.item_id.nunique() < 10
     assert any("are too few" in note for note in found.notes) == few
     recommender = Recommender.load(found.bundle)
     bought = events[events.event == "purchase"]
