@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
@@ -24,6 +25,21 @@ from recsys.types import Progress
 _REPORT_EVERY = 200
 
 
+@dataclass(frozen=True)
+class Recommended:
+    """What was written.
+
+    Attributes:
+        rows: of the file.
+        users: lines of the file of users.
+        without: those of them for whom there was no product.
+    """
+
+    rows: int
+    users: int
+    without: int
+
+
 def recommend_users(
     bundle: Path,
     users: Path,
@@ -32,8 +48,8 @@ def recommend_users(
     k: int,
     repeat: bool | None = None,
     progress: Progress | None = None,
-) -> int:
-    """Write user_id, item_id, rank (from 1), score and source; returns the number of rows.
+) -> Recommended:
+    """Write user_id, item_id, rank (from 1), score and source.
 
     Users come in the order of the file, each once for every line. The moment of asking is the bundle's own.
 
@@ -75,7 +91,7 @@ def recommend_users(
         }
     )
     write_table(table, out)
-    return int(table.num_rows)
+    return Recommended(table.num_rows, len(asked), int((counts == 0).sum()))
 
 
 def replay_rooms(

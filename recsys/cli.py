@@ -248,10 +248,12 @@ def recommend(
 
     again = {RepeatChoice.AUTO: None, RepeatChoice.YES: True, RepeatChoice.NO: False}[repeat]
     with progress() as report:
-        rows = recommend_users(bundle, users, out, k=k, repeat=again, progress=report)
-    console.print(f"{rows:,} rows in {out}")
-    if rows == 0:
-        console.print("there was no user, or no product that can be had", style="yellow")
+        found = recommend_users(bundle, users, out, k=k, repeat=again, progress=report)
+    console.print(f"{found.rows:,} rows in {out}")
+    if found.without or not found.users:
+        why = "can be had" if again is not False else "can be had that they did not consume"
+        users_without = f"for {found.without:,} of {found.users:,} users there is no product that {why}"
+        console.print(users_without if found.users else f"{users}: there is no user in it", style="yellow")
 
 
 @app.command()

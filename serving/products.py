@@ -102,6 +102,9 @@ def for_user(
     fallback = None if why_not is None else f"popular: {why_not}"
     chosen = shaped(found, shape, loaded.categories, vectors, k=k, brands=loaded.brands)
     answer = _answer(loaded, chosen, k, fallback, allowed)
+    if not len(answer) and repeat is None and not loaded.returns:
+        # All that can be had has been consumed: rather that again than an empty page.
+        return for_user(loaded, available, asker, filters, shape, k=k, repeat=True, at_us=at_us)
     if len(answer) < min(k, len(found)):
         left_out = f"{shape.caps} leaves out all but {len(answer)} of {len(found)}"
         return replace(answer, shortfall=left_out)

@@ -163,6 +163,20 @@ def test_consumed_products_return_only_where_they_may(make_bundle: MakeBundle) -
         assert item_id(9) not in recommender.products(KNOWN, k=N_ITEMS, repeat=False).ids
 
 
+def test_who_has_consumed_all_that_can_be_had_sees_it_again_rather_than_nothing(
+    make_bundle: MakeBundle,
+) -> None:
+    recommender = load(make_bundle("no_returns", returns=False))
+    own = [item_id(6), item_id(9)]
+    recommender.observe(event(KNOWN, own[1], Behaviour.PURCHASE))
+    for item in set(map(item_id, range(N_ITEMS))) - set(own):
+        recommender.stock_changed(item, 0)
+    assert set(recommender.products(KNOWN, k=5).ids) == set(own)
+    assert len(recommender.products(KNOWN, k=5, repeat=False)) == 0
+    recommender.observe(event(KNOWN, own[1], Behaviour.HIDE))
+    assert recommender.products(KNOWN, k=5).ids == [own[0]]
+
+
 def test_a_hidden_product_never_comes_back(recommender: Recommender) -> None:
     hidden = recommender.products(KNOWN, k=1).ids[0]
     recommender.observe(event(KNOWN, hidden, Behaviour.HIDE))
