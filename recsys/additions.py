@@ -75,6 +75,8 @@ def add_items(bundle: Path, items: Path, out: Path) -> Added:
     old = open_bundle(bundle)
     catalogue = read_catalogue(old)
     table = _read_items(items, catalogue.items)
+    if not len(table):
+        raise DataError(f"{items}: there is no product in it")
     new = table.filter(pc.equal(pa.array(catalogue.items.index(table[_ID].combine_chunks())), -1))
     if not len(new):
         raise DataError(f"{items}: nothing to add: the bundle has all {len(table)} products already")
@@ -212,9 +214,15 @@ def _read_items(path: Path, known: IdMap) -> pa.Table:
     table = read_table(path, (_ID,))
     keys = id_keys(table[_ID])
     try:
-        keys.cast(known.id_type)
+        spelt = keys.cast(known.id_type).cast(keys.type)
     except pa.ArrowInvalid as error:
         raise DataError(f"{path}: {_ID} is {known.id_type} in the bundle: {error}") from None
+    other = keys.filter(pc.not_equal(keys, spelt))
+    if len(other):
+        odd = other[0].as_py()
+        raise DataError(
+            f"{path}: {_ID} is {known.id_type} in the bundle, and {odd!r} is not how one is spelt"
+        )
     counts = pc.value_counts(keys)
     twice = counts.filter(pc.greater(counts.field("counts"), 1))
     if len(twice):
@@ -230,6 +238,8 @@ def _read_items(path: Path, known: IdMap) -> pa.Table:
         if contract is not None and contract.kind is Kind.NUMBER:
             column = _as_number(path, name, column)
         elif contract is not None and contract.kind is Kind.TEXT:
+            if pa.types.is_nested(column.type):
+                raise DataError(f"{path}: {name} holds {column.type}; give one value a row")
             column = column.cast(pa.string())
         columns[name] = column
     return pa.table(columns)

@@ -9,6 +9,10 @@ class DataError(RecsysError):
     """A log, a Dataset or a table breaks its contract: the message names the file, field and value."""
 
 
+class WindowError(DataError):
+    """A window of a log holds nothing to judge by, or the log is too short for one."""
+
+
 class ConfigError(RecsysError):
     """A configuration is not valid: the message names the key and the value."""
 

@@ -12,6 +12,9 @@ import pyarrow.parquet as pq
 
 from recsys.errors import DataError
 
+#: Types that hold text as much as `string` does, and which Arrow can do less with.
+_TEXT_LIKE = (pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view())
+
 
 def read_table(path: Path, required: tuple[str, ...]) -> pa.Table:
     """The rows of a Parquet or CSV file, told by its ending.
@@ -54,6 +57,13 @@ def read_table(path: Path, required: tuple[str, ...]) -> pa.Table:
             continue
         if _is_csv(path):
             table = table.set_column(place, name, _whole_numbers(table[name]))
+        elif table[name].type in _TEXT_LIKE:
+            try:
+                table = table.set_column(place, name, table[name].cast(pa.string()))
+            except pa.ArrowInvalid as error:
+                raise DataError(
+                    f"{path}: {name} holds {table[name].type} that is no text: {error}"
+                ) from error
         empty = table[name].null_count or (
             pa.types.is_string(table[name].type) and pc.any(pc.equal(table[name], "")).as_py()
         )

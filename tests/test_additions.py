@@ -116,6 +116,13 @@ def test_more_can_be_added_to_what_was_added(added: Added, tmp_path: Path) -> No
     assert Recommender.load(again.path).n_items == N_ITEMS + 4
 
 
+def test_a_list_is_no_category(bundle: Path, tmp_path: Path) -> None:
+    file = tmp_path / "items.parquet"
+    pd.DataFrame({"item_id": [7_000], "category": [["odd"]]}).to_parquet(file)
+    with pytest.raises(DataError, match=r"category holds list.*; give one value a row"):
+        add_items(bundle, file, tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -123,6 +130,8 @@ def test_more_can_be_added_to_what_was_added(added: Added, tmp_path: Path) -> No
         ("item_id,price\n7000,inf\n", "price: row 1 is infinite"),
         ("item_id\n7000\n7000\n", "item_id 7000 occurs 2 times"),
         ("item_id\nseven\n", "item_id is int64 in the bundle"),
+        ("item_id\n007\n7000\n", "item_id is int64 in the bundle, and '007' is not how one is spelt"),
+        ("item_id\n", "there is no product in it"),
         ("item_id\n4\n5\n", "the bundle has all 2 products already"),
         ("category\neven\n", "required column 'item_id' is missing"),
     ],

@@ -73,6 +73,16 @@ def test_parquet_keeps_types(tmp_path):
     assert read_table(tmp_path / "t.parquet", ("user_id", "at")).schema.equals(table.schema)
 
 
+def test_text_of_any_kind_is_text(tmp_path):
+    texts = pa.array(["u1", "語"])
+    for kind in (pa.string_view(), pa.binary(), pa.large_binary()):
+        pq.write_table(pa.table({"user_id": texts.cast(kind)}), tmp_path / "users.parquet")
+        assert read_table(tmp_path / "users.parquet", ("user_id",))["user_id"].to_pylist() == ["u1", "語"]
+    pq.write_table(pa.table({"user_id": pa.array([b"\xff"])}), tmp_path / "users.parquet")
+    with pytest.raises(DataError, match="user_id holds binary that is no text"):
+        read_table(tmp_path / "users.parquet", ("user_id",))
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "t.csv"
     write_table(pa.table({"a": [1]}), path)

@@ -11,7 +11,7 @@ from scipy import sparse
 
 from recsys.data.dataset import Dataset
 from recsys.data.split import TimeSplit, Window, split_by_time
-from recsys.errors import DataError
+from recsys.errors import WindowError
 from recsys.evaluation.protocol import (
     Judged,
     Recommend,
@@ -105,7 +105,7 @@ def run_trial(
         progress: called as progress(done, total, text).
 
     Raises:
-        DataError: the log is too short for the windows, or nobody has a goal event in one of them.
+        WindowError: the log is too short for the windows, or nobody has a goal event in one of them.
     """
     split = split_by_time(dataset, config.split)
     goals = goal_behaviours(dataset, target) if config.goals == "auto" else config.goals
@@ -157,7 +157,7 @@ def _learn_on_validation(
         if truth is not None:
             folds.append(Fold(before, served, truth))
         elif config.fusion.enabled is True:
-            raise DataError(f"{dataset.path}: no known user has a goal event in a validation window")
+            raise WindowError(f"{dataset.path}: no known user has a goal event in a validation window")
         if enough_users(sum(_users_of(fold) for fold in folds), config):
             break
     if not folds:

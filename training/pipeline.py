@@ -16,7 +16,7 @@ import pandas as pd
 
 from recsys.bundle import BundleRefused, Reason, Section, write_bundle
 from recsys.data.dataset import Dataset, from_us
-from recsys.errors import DataError, ModelError
+from recsys.errors import DataError, ModelError, WindowError
 from recsys.evaluation.table import ALL, Row
 from recsys.held import held_section
 from recsys.hot.backtest import BacktestReport, backtest
@@ -221,7 +221,7 @@ class _Job:
                 checkpoints=self.checkpoints,
                 progress=self.progress,
             )
-        except DataError as error:
+        except WindowError as error:
             self._note(f"not evaluated: {error}")
             return None
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from recsys.data.behaviours import half_life_in
 from recsys.data.dataset import Dataset
 from recsys.data.split import split_by_time
-from recsys.errors import ConfigError, DataError, ModelError, RecsysError
+from recsys.errors import ConfigError, ModelError, RecsysError, WindowError
 from recsys.evaluation.protocol import Judged, evaluate, goal_behaviours, judge
 from recsys.models.fusion_training import consumption
 from recsys.models.popular import Popular
@@ -106,7 +106,7 @@ def tune(
 
     Raises:
         ConfigError: an unknown model or metric, one without anything to search, or another study in `out`.
-        DataError: the log is too short for a validation window, or nobody has a goal event in one.
+        WindowError: the log is too short for a validation window, or nobody has a goal event in one.
         ModelError: every trial failed.
     """
     k = metric_length(metric)
@@ -159,7 +159,7 @@ def _windows(dataset: Dataset, config: TrainingConfig) -> tuple[list[_Window], t
     known = dataset.until(split.validation.end_us)  # the test window's events are not even counted
     goals = goal_behaviours(known, Target.ITEM) if config.goals == "auto" else config.goals
     windows: list[_Window] = []
-    empty: DataError | None = None
+    empty: WindowError | None = None
     for window in validation_windows(known, split):
         try:
             judged = judge(
@@ -170,7 +170,7 @@ def _windows(dataset: Dataset, config: TrainingConfig) -> tuple[list[_Window], t
                 max_users=config.evaluation.max_users,
                 seed=config.seed,
             )
-        except DataError as error:
+        except WindowError as error:
             empty = error  # an earlier window may hold somebody
             continue
         before = known.until(window.fit_end_us)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from recsys.data.dataset import Dataset
 from recsys.durations import DAY_US, HOUR_US
-from recsys.errors import DataError
+from recsys.errors import WindowError
 from recsys.types import Params
 
 
@@ -48,11 +48,13 @@ def split_by_time(dataset: Dataset, params: SplitParams) -> TimeSplit:
     """Cut the end of the log into a validation and a test window.
 
     Raises:
-        DataError: the log is too short for the windows, so that nothing is left to fit on.
+        WindowError: the log is of one moment, or too short for the windows: nothing is left to fit on.
     """
     times = dataset.events.timestamp_us
     first, end = int(times[0]), int(times[-1]) + 1
     span = end - first
+    if span == 1:
+        raise WindowError(f"{dataset.path}: all of the log is of one moment: there is no time to split it by")
     auto = min(span // 10, 14 * DAY_US)
     test = auto if params.test_days is None else round(params.test_days * DAY_US)
     validation = test if params.validation_days is None else round(params.validation_days * DAY_US)
@@ -64,7 +66,7 @@ def split_by_time(dataset: Dataset, params: SplitParams) -> TimeSplit:
     fit_end = validation_start - gap
     if fit_end <= first:
         needed = (test + validation + 2 * gap) / DAY_US
-        raise DataError(
+        raise WindowError(
             f"{dataset.path}: the log spans {span / DAY_US:.2f} days, the test and validation windows take "
             f"{needed:.2f} and leave nothing to fit on; set split.test_days and split.validation_days lower"
         )

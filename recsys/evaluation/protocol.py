@@ -10,7 +10,7 @@ from scipy import sparse
 
 from recsys.data.dataset import Dataset
 from recsys.data.split import Window
-from recsys.errors import DataError
+from recsys.errors import WindowError
 from recsys.evaluation import metrics
 from recsys.evaluation.metrics import DoubleArray
 from recsys.types import Behaviour, BoolArray, Candidates, IntArray, LongArray, Target
@@ -86,10 +86,10 @@ def judge(
         seed: of that sample.
 
     Raises:
-        DataError: nobody has a goal event in the window.
+        WindowError: nobody has a goal event in the window.
     """
     if not goals:
-        raise DataError(f"{dataset.path}: no behaviour of the log shows interest in any {target.value}")
+        raise WindowError(f"{dataset.path}: no behaviour of the log shows interest in any {target.value}")
     before = dataset.until(window.fit_end_us)
     n_known = len(before.entities(target))
     times = dataset.events.timestamp_us
@@ -98,7 +98,7 @@ def judge(
     rows = inside.is_any(goals) & (inside.target_idx(target) >= 0)
     if not rows.any():
         named = " or ".join(goals)
-        raise DataError(
+        raise WindowError(
             f"{dataset.path}: no {named} of any {target.value} in the window; choose other windows"
         )
     user_idx, target_idx = inside.user_idx[rows], inside.target_idx(target)[rows]

@@ -20,6 +20,7 @@ import implicit.gpu.bpr
 import implicit.nearest_neighbours as library_neighbours
 import numpy as np
 import threadpoolctl
+from implicit.recommender_base import ModelFitError
 from implicit.utils import ParameterWarning
 from pydantic import Field
 from scipy import sparse
@@ -108,6 +109,9 @@ class _Factorisation(VectorModel):
         weights: those of the parameters, settled by the log that it was fitted on.
     """
 
+    #: Settings by which a fit comes apart.
+    lower: ClassVar[tuple[str, ...]]
+
     params: ALSParams | BPRParams
     weights: BehaviourWeights
 
@@ -121,7 +125,12 @@ class _Factorisation(VectorModel):
                 if progress is not None:
                     progress(epoch + 1, library.iterations, self.name)
 
-            library.fit(interactions, show_progress=False, callback=report)
+            try:
+                library.fit(interactions, show_progress=False, callback=report)
+            except ModelFitError as error:
+                raise ModelError(
+                    f"{self.name}: training diverged: {error}; lower {' or '.join(self.lower)}"
+                ) from error
         self.user_vectors = _as_array(library.user_factors)
         self.target_vectors = _as_array(library.item_factors)
         self.user_vectors[np.diff(interactions.indptr) == 0] = 0.0
@@ -143,6 +152,7 @@ class ALS(_Factorisation):
     """Weighted matrix factorisation (Hu, Koren, Volinsky 2008) by `implicit`, conjugate gradient solver."""
 
     name: ClassVar[str] = "als"
+    lower = ("alpha", "weights")
 
     params: ALSParams
 
@@ -193,6 +203,7 @@ class BPR(_Factorisation):
     """Bayesian personalised ranking (Rendle et al. 2009) by `implicit`; a vector ends in the bias."""
 
     name: ClassVar[str] = "bpr"
+    lower = ("learning_rate",)
 
     params: BPRParams
 

@@ -233,14 +233,15 @@ def _numbers(column: pa.ChunkedArray, name: str) -> Any:
     """(n,) float64, NaN where missing.
 
     Raises:
-        DataError: a value is infinite or no number; names the column and the row.
+        DataError: a value is infinite or no number; names the column.
     """
     try:
         values = np.asarray(pc.fill_null(pc.cast(column, pa.float64()), np.nan))
     except pa.ArrowInvalid as error:
         raise DataError(f"{name}: {error}; a feature that was a number must stay one") from None
     if np.isinf(values).any():
-        raise DataError(f"{name}: row {int(np.argmax(np.isinf(values)))} is infinite; leave it empty")
+        many = int(np.isinf(values).sum())
+        raise DataError(f"{name}: {many} of {len(values)} values infinite; leave them empty")
     return values
 
 

@@ -10,7 +10,7 @@ from scipy import sparse
 
 from recsys.data.dataset import Dataset
 from recsys.data.split import Window
-from recsys.errors import DataError
+from recsys.errors import WindowError
 from recsys.evaluation.protocol import Judged, Report, activity_segments, evaluate
 from recsys.rooms.params import StateParams
 from recsys.rooms.replay import Replay, RoomRanker
@@ -66,7 +66,7 @@ def judge_rooms(
         progress: called as progress(visits done, visits, text).
 
     Raises:
-        DataError: the window has no visit with a choice.
+        WindowError: the window has no visit with a choice.
     """
     first = next(iter(rankers.values()))
     visits = _one_visit_a_user(dataset, window, first.state_params.visit, max_visits, seed)
@@ -86,7 +86,7 @@ def judge_rooms(
             progress(done, len(visits), "visits judged")
     chosen = n_live > 0
     if not chosen.any():
-        raise DataError(f"{dataset.path}: no visit of the window had two live rooms to choose from")
+        raise WindowError(f"{dataset.path}: no visit of the window had two live rooms to choose from")
     visits, at_us, n_live = visits[chosen], at_us[chosen], n_live[chosen]
     judged = _judged(dataset, window, visits, first.state_params)
     reports = {name: evaluate(found.of(chosen), judged, ks=ks) for name, found in lists.items()}

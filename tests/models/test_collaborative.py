@@ -134,6 +134,13 @@ def test_blas_threads_are_as_before_after_a_fit(dataset: Dataset) -> None:
     assert [pool["num_threads"] for pool in threadpoolctl.threadpool_info()] == before
 
 
+def test_a_fit_that_diverges_names_what_to_lower(dataset: Dataset) -> None:
+    with pytest.raises(ModelError, match=r"bpr: training diverged: .*; lower learning_rate"):
+        BPR(BPRParams(learning_rate=1e6, device="cpu")).fit(dataset)
+    with pytest.raises(ModelError, match=r"als: training diverged: .*; lower alpha or weights"):
+        ALS(ALSParams(alpha=1e30, device="cpu")).fit(dataset)
+
+
 @pytest.mark.skipif(implicit.gpu.HAS_CUDA, reason="implicit finds a GPU here")
 def test_cuda_where_there_is_none_is_refused(dataset: Dataset) -> None:
     with pytest.raises(ModelError, match="device=cuda"):

@@ -72,7 +72,7 @@ def test_columns_that_cannot_be_features_are_named() -> None:
     with pytest.raises(ConfigError, match=r"items\.listed_at is timestamp"):
         _fit(("listed_at",))
     broken = pa.table({"price": [1.0, math.inf]})
-    with pytest.raises(DataError, match=r"items\.price: row 1 is infinite"):
+    with pytest.raises(DataError, match=r"items\.price: 1 of 2 values infinite"):
         TableEncoder.fit(broken, ("price",), kind="items", max_categories=9)
 
 

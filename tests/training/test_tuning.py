@@ -135,6 +135,14 @@ def test_a_trial_that_fails_is_recorded_and_the_study_goes_on(
     assert tracker.status(str(tuned.run_id)) == "FINISHED"
 
 
+def test_a_trial_that_diverges_has_failed_and_the_search_ends_as_any(shop: Path, tmp_path: Path) -> None:
+    config = CONFIG.changed({"models": {"als": {"params": {"alpha": 1e30}}}}, "a test")
+    with pytest.raises(
+        ModelError, match=r"als: all 2 trials failed; .*als: training diverged: .*lower alpha"
+    ):
+        tune(shop, config, "als", tmp_path / "tuned", trials=2)
+
+
 def test_where_all_trials_fail_the_last_reason_is_said(
     shop: Path, tmp_path: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
