@@ -12,6 +12,7 @@ from scipy import sparse
 
 from recsys.data.behaviours import BehaviourWeights
 from recsys.data.dataset import Dataset, Entities
+from recsys.durations import DAY_US
 from recsys.models.base import Model, top_k
 from recsys.search import Within
 from recsys.types import FloatArray, IntArray, Params, Progress, Target
@@ -23,11 +24,14 @@ class PopularParams(Params):
     Attributes:
         weights: what each behaviour counts; its `half_life_days` is how fast popularity fades: a few days
             give what is trending, None all time.
+        least_events: where the newest so many events that count reach further back than a half-life, that is
+            the half-life: a few events say nothing of what is trending.
         segment_by: user columns whose combinations are the segments; one that the log lacks is left out.
         shrinkage_users: a segment of so many active users is trusted half; a smaller one leans on the whole.
     """
 
     weights: BehaviourWeights = BehaviourWeights(half_life_days=7.0)
+    least_events: int = Field(default=500, ge=0)
     segment_by: tuple[str, ...] = ("age_band", "gender")
     shrinkage_users: Annotated[float, Within(1.0, 10_000.0, log=True)] = Field(default=100.0, ge=0)
 
@@ -84,7 +88,7 @@ class Popular(Model):
         self.params = params or PopularParams()
 
     def _fit(self, dataset: Dataset, progress: Progress | None) -> None:
-        interactions = dataset.interactions(self.target, self.params.weights)
+        interactions = dataset.interactions(self.target, self._weights(dataset))
         self.segments = Segments.of(dataset.users, self.params.segment_by)
         n_segments = len(self.segments.names)
         member = sparse.csr_matrix(
@@ -103,6 +107,15 @@ class Popular(Model):
         )
         trust[0] = 1.0
         self.shares = (trust[:, None] * shares + (1 - trust[:, None]) * shares[0]).astype(np.float32)
+
+    def _weights(self, dataset: Dataset) -> BehaviourWeights:
+        weights, events = dataset.settle(self.params.weights), dataset.events
+        counted = events.is_any(tuple(weights.weights)) & (events.target_idx(self.target) >= 0)
+        newest_us = events.timestamp_us[counted][-self.params.least_events :]
+        if weights.half_life_days is None or not self.params.least_events or not len(newest_us):
+            return weights
+        reach_days = (dataset.as_of_us - int(newest_us[0])) / DAY_US
+        return weights.model_copy(update={"half_life_days": max(float(weights.half_life_days), reach_days)})
 
     def _scores(self, users: IntArray) -> FloatArray:
         scores = self.shares[self.segments.of_user[users]]

@@ -24,7 +24,7 @@ def test_shares_are_weighted_counts(build_dataset: BuildDataset) -> None:
 def test_an_event_of_one_half_life_ago_counts_half(build_dataset: BuildDataset) -> None:
     dataset = build_dataset([(0, 0, BUY, 23.0), (1, 1, BUY, 30.0 - 1e-9)], days=30.0)
     weights = BehaviourWeights(weights={BUY: 1.0}, half_life_days=7.0)
-    model = Popular(PopularParams(weights=weights)).fit(dataset)
+    model = Popular(PopularParams(weights=weights, least_events=0)).fit(dataset)
     np.testing.assert_allclose(model.shares, [[1 / 3, 2 / 3]], rtol=1e-4)
 
 
@@ -35,11 +35,32 @@ def test_a_short_half_life_finds_what_is_trending(build_dataset: BuildDataset) -
 
     def best(half_life_days: float | None) -> int:
         weights = BehaviourWeights(half_life_days=half_life_days)
-        model = Popular(PopularParams(weights=weights)).fit(dataset)
+        model = Popular(PopularParams(weights=weights, least_events=0)).fit(dataset)
         return int(model.recommend(np.array([0], dtype=np.int32), k=1).ids[0, 0])
 
     assert best(2.0) == 1
     assert best(None) == 0
+
+
+def test_a_few_events_a_week_are_counted_over_as_long_as_it_takes(build_dataset: BuildDataset) -> None:
+    """Five years of three sales in two days: a week of them says little, and was all that counted."""
+    rng = np.random.default_rng(0)
+    chance = 1.0 / np.arange(1, 301)
+    chance /= chance.sum()
+    items = rng.choice(300, 3_000, p=chance)
+    rows = [(n, int(item), BUY, 1_825.0 * n / 3_000) for n, item in enumerate(items)]
+    dataset = build_dataset(rows, n_items=300, days=1_825.0)
+
+    def demand_of_the_best_20(least_events: int) -> float:
+        model = Popular(PopularParams(least_events=least_events)).fit(dataset)
+        return float(chance[model.recommend(np.array([0], np.int32), k=20).ids[0]].sum() / chance[:20].sum())
+
+    assert demand_of_the_best_20(0) < 0.85
+    assert demand_of_the_best_20(PopularParams().least_events) > 0.95
+    # Where there are many, a half-life stays what it is.
+    busy = build_dataset([(n, n % 9, BUY, 30.0 * n / 4_000) for n in range(4_000)], days=30.0)
+    few, many = (Popular(PopularParams(least_events=n)).fit(busy).shares for n in (0, 500))
+    np.testing.assert_array_equal(few, many)
 
 
 def test_a_segment_is_shrunk_towards_everybody_by_its_active_users(build_dataset: BuildDataset) -> None:
