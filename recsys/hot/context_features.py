@@ -41,7 +41,7 @@ def last_year(panel: Panel, target: TargetParams, samples: Samples) -> Features:
         return {}
     h, (first, end) = target.horizon.days, (target.horizon_first_day, target.horizon_last_day + 1)
     running = panel.running("demand")
-    year_ago = Samples(samples.item_idx, panel.days.a_year_before(samples.origin))
+    year_ago = Samples(samples.item_idx, panel.days.a_year_before(samples.origin, ahead=end + 7))
     then = h * running.rate(year_ago, first, end)
     wide = h * running.rate(year_ago, first - 7, end + 7)
     before = h * running.rate(year_ago, -28, 0)
@@ -98,8 +98,8 @@ def groups(
                 f"{kind}_size": np.log1p(size).astype(np.float32),
             }
             if panel.n_days > YEAR_DAYS:
-                year_ago = Samples(at.item_idx, panel.days.a_year_before(at.origin))
                 first, end = target.horizon_first_day, target.horizon_last_day + 1
+                year_ago = Samples(at.item_idx, panel.days.a_year_before(at.origin, ahead=end))
                 rise = log_ratio(h * heat.rate(year_ago, first, end), h * heat.rate(year_ago, -28, 0), 3.0)
                 values[f"{kind}_last_year_rise"] = np.where(year_ago.origin >= 0, rise, np.nan)
             mine = membership[items]

@@ -13,9 +13,13 @@ from recsys.durations import DAY_US
 from recsys.types import BoolArray, LongArray
 
 #: A run of empty days counts as a gap in the log from this length, if so many events were to be expected that
-#: chance would leave them out once in three million.
+#: chance would leave them out once in three million, and if it is so many times as long as it usually takes
+#: from a day with events to the next: a shop that sells at weekends has no gap from Monday to Friday.
 GAP_MIN_DAYS = 4
 GAP_MIN_EVENTS = 15.0
+GAP_MIN_TIMES = 2.0
+#: What is usual: no more than a tenth of the times are longer.
+USUAL_SHARE = 0.9
 #: The same weekday a year earlier lies whole weeks back.
 YEAR_DAYS = 364
 
@@ -77,9 +81,14 @@ class Days:
         """Microseconds from the epoch to the start of a day."""
         return (self.date_of(day) - _EPOCH).days * DAY_US
 
-    def a_year_before(self, day: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
-        """(m,) int32 day number of the same weekday a year before each (below 0: before the log)."""
-        return self.place(self.numbers[day] - YEAR_DAYS).astype(np.int32)
+    def a_year_before(self, day: npt.NDArray[Any], *, ahead: int) -> npt.NDArray[np.int32]:
+        """(m,) int32 number of the same weekday a year before each day; -1 where the log does not have it.
+
+        Nor where the `ahead` days from then on would reach the day itself, for want of a log between.
+        """
+        numbers = self.numbers[day] - YEAR_DAYS
+        place = self.place(numbers)
+        return np.where(self.has(numbers) & (place + ahead <= day), place, -1).astype(np.int32)
 
     @property
     def gaps(self) -> list[tuple[date, date]]:
@@ -94,13 +103,16 @@ def observed_days(daily_events: npt.NDArray[np.integer]) -> BoolArray:
     """(N,) whether the log has each day, from the number of events a day.
 
     A run of at least `GAP_MIN_DAYS` empty days is a gap where the log, at its median non-empty day, would
-    have had `GAP_MIN_EVENTS` events in it; a shop that is closed on Sundays has none.
+    have had `GAP_MIN_EVENTS` events in it; a shop that is closed on Sundays has none. Nor has one that is
+    closed on most days, but for a run of `GAP_MIN_TIMES` as long as it usually takes to the next.
     """
     observed = np.ones(len(daily_events), dtype=bool)
     busy = daily_events[daily_events > 0]
+    apart = np.diff(np.flatnonzero(daily_events))
+    least = max(GAP_MIN_DAYS, GAP_MIN_TIMES * float(np.quantile(apart, USUAL_SHARE)) if len(apart) else 0.0)
     usual = float(np.median(busy)) if len(busy) else 0.0
     edges = np.flatnonzero(np.diff(np.r_[False, daily_events == 0, False].astype(np.int8)))
     for start, end in zip(edges[::2], edges[1::2], strict=True):
-        if end - start >= GAP_MIN_DAYS and usual * (end - start) >= GAP_MIN_EVENTS:
+        if end - start >= least and usual * (end - start) >= GAP_MIN_EVENTS:
             observed[start:end] = False
     return observed

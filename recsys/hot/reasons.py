@@ -226,7 +226,9 @@ def _price(row: Row) -> str | None:
 def _age(row: Row) -> str:
     if row["age_days"] < min(60, row["history_days"] - AGE_UNKNOWN_DAYS):
         return f"new: {_counted(row['age_days'], 'day')} old"
-    return f"sold on {row['sale_days_28d']:.0f} of the last 28 days"
+    # Days out of stock are counted as those before them.
+    sold = max(row["sale_days_28d"] - row.get("sold_out_28d", 0.0), 0.0)
+    return f"sold on {sold:.0f} of the last 28 days"
 
 
 def _stock(row: Row) -> str | None:

@@ -91,9 +91,64 @@ def test_days_are_counted_without_gaps() -> None:
     assert days.date_of(10) - days.date_of(9) == timedelta(days=11)
     assert days.date_of(395) - days.date_of(390) == timedelta(days=5)
     assert days.start_us(10) == (first + 20) * 86_400_000_000
-    assert days.a_year_before(np.array([390, 389, 5])).tolist() == [26, 25, 5 - 364]
+    assert days.a_year_before(np.array([390, 389, 5]), ahead=15).tolist() == [26, 25, -1]
     assert days.gaps == [(days.date_of(9) + timedelta(days=1), days.date_of(10) - timedelta(days=1))]
     assert Days.without_gaps(date(2024, 1, 1), 3).gaps == []
+
+
+def test_a_year_before_is_a_day_that_the_log_has_and_long_enough_ago() -> None:
+    events = np.full(800, 9)
+    events[100:150] = 0
+    days = Days.of_events(events, 20_000)
+    at = days.place(np.array([20_000 + 364 + 99, 20_000 + 364 + 100, 20_000 + 364 + 149, 20_000 + 364 + 150]))
+    assert days.a_year_before(at, ahead=23).tolist() == [99, -1, -1, 100]
+    # A stray event years before the log is no last year of it, nor are days just before a gap of a year.
+    stray = Days.of_events(np.r_[9, np.zeros(1_500, int), np.full(400, 9)], 20_000)
+    assert stray.a_year_before(np.array([2, 100, 364]), ahead=23).tolist() == [-1, -1, -1]
+    assert stray.a_year_before(np.array([365, 400]), ahead=23).tolist() == [1, 36]
+    long = Days.of_events(np.r_[np.full(370, 9), np.zeros(345, int), np.full(30, 9)], 20_000)
+    assert long.a_year_before(np.array([375, 385]), ahead=23).tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("open_days", [(5, 6), (4, 5, 6), (0, 2, 4)])
+def test_a_shop_that_is_closed_on_most_days_has_no_gap_by_it(open_days: tuple[int, ...]) -> None:
+    events = np.where(np.isin(np.arange(400) % 7, open_days), 50, 0)
+    assert Days.of_events(events, 0).gaps == []
+    events[200:230] = 0
+    assert len(Days.of_events(events, 0).gaps) == 1
+
+
+def test_what_is_listed_or_promoted_in_a_gap_is_of_the_days_that_there_are(tmp_path: Path) -> None:
+    def at(day: int) -> pd.Timestamp:
+        return START + pd.Timedelta(days=day)
+
+    events = shop_events()
+    day = (events.timestamp - START).dt.days
+    items = pd.DataFrame({"item_id": [*range(150), 900], "listed_at": [*[at(0)] * 150, at(88)]})
+    spans = [(60, 64), (58, 66), (62, 74), (88, 95)]  # in a gap, around it, out of it, to come from another
+    promotions = pd.DataFrame(
+        {
+            "item_id": range(4),
+            "started_at": [at(start) for start, _ in spans],
+            "ended_at": [at(end) for _, end in spans],
+        }
+    )
+    kept = events[~day.between(60, 66) & (day < 85)]
+    dataset = prepared(tmp_path, kept, items=items, promotions=promotions)
+    found = score_hot(dataset.until(int(dataset.as_of_us)), as_of=(at(84)).date(), params=SMALL)
+    assert len(found.gaps) == 1
+    whole = prepared(
+        tmp_path / "whole", pd.concat([kept, events[day >= 96]]), items=items, promotions=promotions
+    )
+    panel = build_panel(whole, as_of=at(90).date())
+    assert panel.n_days == 85 - 7
+    promoted = panel.promotions
+    ids = whole.items.ids.external(promoted.item_idx).to_pylist()
+    known = dict(
+        zip(ids, zip(promoted.start_day.tolist(), promoted.end_day.tolist(), strict=True), strict=True)
+    )
+    assert known == {1: (58, 60), 2: (60, 67), 3: (78, 83)}
+    assert panel.listed_day[panel.n_items - 1] == panel.n_days - 1
 
 
 def test_what_was_on_air_before_the_first_event_is_of_no_day(tmp_path: Path) -> None:

@@ -84,6 +84,9 @@ def test_an_item_out_of_stock_is_expected_to_sell_as_before(tmp_path: Path) -> N
     assert found["out"].expected_units > 0.75 * found["control"].expected_units
     assert found["out"]["rank"] < 2 * found["control"]["rank"] + 10
     assert "out of stock on 7 of the last 7 days" in found["out"]["flags"]
+    assert say(
+        "age", {"age_days": 90.0, "history_days": 90.0, "sale_days_28d": 28.0, "sold_out_28d": 10.0}
+    ) == ("sold on 18 of the last 28 days")
     assert found["control"]["flags"] == ""
 
 
