@@ -32,7 +32,7 @@ def rankings(panel: Panel, target: TargetParams, samples: Samples) -> dict[str, 
     found["best_window"] = best
     found["best_over_recent"] = best / np.maximum(recent, 1.0)
     end = target.horizon_last_day + 1
-    year_ago = Samples(samples.item_idx, panel.days.a_year_before(samples.origin, ahead=end))
+    year_ago = Samples(samples.item_idx, panel.days.a_year_before(samples.origin, ahead=end, nearest=True))
     if len(samples) and year_ago.origin.min() >= 0:
         found["last_year"] = running.total(year_ago, target.horizon_first_day, end)
     return found

@@ -81,14 +81,24 @@ class Days:
         """Microseconds from the epoch to the start of a day."""
         return (self.date_of(day) - _EPOCH).days * DAY_US
 
-    def a_year_before(self, day: npt.NDArray[Any], *, ahead: int) -> npt.NDArray[np.int32]:
+    def a_year_before(
+        self, day: npt.NDArray[Any], *, ahead: int, nearest: bool = False
+    ) -> npt.NDArray[np.int32]:
         """(m,) int32 number of the same weekday a year before each day; -1 where the log does not have it.
 
         Nor where the `ahead` days from then on would reach the day itself, for want of a log between.
+
+        Args:
+            day: (m,) numbers, from 0 to D.
+            ahead: days.
+            nearest: take the first day after a gap for one in it.
         """
         numbers = self.numbers[day] - YEAR_DAYS
         place = self.place(numbers)
-        return np.where(self.has(numbers) & (place + ahead <= day), place, -1).astype(np.int32)
+        there = (place >= 0) & (place + ahead <= day)
+        if not nearest:
+            there &= self.has(numbers)
+        return np.where(there, place, -1).astype(np.int32)
 
     @property
     def gaps(self) -> list[tuple[date, date]]:

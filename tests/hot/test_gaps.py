@@ -102,6 +102,7 @@ def test_a_year_before_is_a_day_that_the_log_has_and_long_enough_ago() -> None:
     days = Days.of_events(events, 20_000)
     at = days.place(np.array([20_000 + 364 + 99, 20_000 + 364 + 100, 20_000 + 364 + 149, 20_000 + 364 + 150]))
     assert days.a_year_before(at, ahead=23).tolist() == [99, -1, -1, 100]
+    assert days.a_year_before(at, ahead=23, nearest=True).tolist() == [99, 100, 100, 100]
     # A stray event years before the log is no last year of it, nor are days just before a gap of a year.
     stray = Days.of_events(np.r_[9, np.zeros(1_500, int), np.full(400, 9)], 20_000)
     assert stray.a_year_before(np.array([2, 100, 364]), ahead=23).tolist() == [-1, -1, -1]
