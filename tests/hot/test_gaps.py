@@ -53,6 +53,7 @@ def test_it_is_said_and_changes_the_order_little(shop: Dataset, tmp_path: Path) 
     found = score_hot(shop_with_a_gap(tmp_path, before=60), params=SMALL)
     first = START.date() + timedelta(days=60)
     assert found.gaps == [(first, first + timedelta(days=6))]
+    assert found.table["potential"].to_numpy()[0] > 1.5 * found.base_rate
     without = score_hot(shop, params=SMALL)
     assert found.training_origins == without.training_origins
     potential, wanted = (
