@@ -46,11 +46,6 @@ class Days:
         kept = np.flatnonzero(observed_days(daily_events))
         return cls(np.r_[kept, len(daily_events)].astype(np.int64) + first)
 
-    @classmethod
-    def without_gaps(cls, first: date, n_days: int) -> Self:
-        """So many days without a gap."""
-        return cls(np.arange(n_days + 1, dtype=np.int64) + (first - _EPOCH).days)
-
     def __len__(self) -> int:
         return len(self.numbers) - 1
 

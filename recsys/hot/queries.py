@@ -52,7 +52,7 @@ def daily_purchases(dataset: Dataset) -> pa.Table:
 
     `units` alone reads later lines, for its caps.
     """
-    events = _with_day(dataset.relation("events")).filter(lambda t: t.item_idx.notnull())
+    events = _with_day_and_buyer(dataset.relation("events")).filter(lambda t: t.item_idx.notnull())
     bought = events.filter(events.behaviour == Behaviour.PURCHASE.value)
     bought = bought.mutate(units=ibis.coalesce(bought.quantity, 1.0).cast("float64"))
     caps = bought.group_by("item_idx").agg(cap=bought.units.quantile(CAP_QUANTILE))
@@ -127,7 +127,7 @@ def daily_activity(dataset: Dataset) -> list[pa.Table]:
     What one person does n times to an item on a day counts 1 + ln(n) times. A view's seconds are counted on
     the day on which it was over; a view that is not over has none.
     """
-    about = _about_items(dataset, _with_day(dataset.relation("events")))
+    about = _about_items(dataset, _with_day_and_buyer(dataset.relation("events")))
     counts = about.group_by(["item_idx", "day"]).agg(
         impressions=(about.behaviour == Behaviour.IMPRESSION.value).sum(),
         returns=ibis.coalesce(about.quantity, 1.0).sum(where=about.behaviour == Behaviour.REFUND.value),
@@ -192,7 +192,7 @@ def hourly_activity(dataset: Dataset) -> pa.Table:
     counted = {"orders": (Behaviour.PURCHASE,)} | {
         name: behaviours for name, behaviours in _DOINGS.items() if logged.intersection(behaviours)
     }
-    events = _with_day(dataset.relation("events"))
+    events = _with_day_and_buyer(dataset.relation("events"))
     events = events.mutate(hour=(events.timestamp.epoch_seconds() // HOUR_S).cast("int32"))
     hourly = _by_people(_about_items(dataset, events), "hour", counted)
     return _read(hourly.order_by(["item_idx", "hour"]))
@@ -235,7 +235,7 @@ def _read(table: ir.Table) -> pa.Table:
     return table.mutate(**narrow).to_pyarrow()
 
 
-def _with_day(events: ir.Table) -> ir.Table:
+def _with_day_and_buyer(events: ir.Table) -> ir.Table:
     return events.mutate(
         day=(events.timestamp.epoch_seconds() // DAY_S).cast("int32"),
         buyer=ibis.coalesce(

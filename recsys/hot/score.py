@@ -108,10 +108,12 @@ def score_hot(
     earlier = model.predict(past, before.origin, (~already_then).astype(np.float32)).potential
     earlier = np.where(already_then, 0.0, earlier)
     prediction = model.predict(features, now.origin, (~already).astype(np.float32))
+    least = params.grades.least(model.base_rate)
     table = _table(
         known,
         model,
         params,
+        least,
         now,
         features,
         prediction,
@@ -123,7 +125,7 @@ def score_hot(
         table=table,
         as_of=panel.days.date_of(panel.n_days),
         base_rate=model.base_rate,
-        grades=params.grades.least(model.base_rate),
+        grades=least,
         gaps=panel.days.gaps,
         training_origins=len(np.unique(training.samples.origin)),
     )
@@ -139,6 +141,7 @@ def _table(
     known: Entities,
     model: HotModel,
     params: HotParams,
+    least: Mapping[str, float],
     now: Samples,
     features: FeatureTable,
     prediction: Prediction,
@@ -151,7 +154,7 @@ def _table(
     # Ties in potential go by the score itself, then by the item's index.
     order = np.lexsort((active, -prediction.score, already))
     quiet = np.setdiff1d(np.arange(n_items, dtype=np.int32), active)
-    least = float(potential[~already].min(initial=model.base_rate))
+    lowest = float(potential[~already].min(initial=model.base_rate))
     reasons = [""] * len(active)
     best = order[: min(EXPLAINED, int((~already).sum()))]
     for row, text in zip(best, explain(model, features, best), strict=True):
@@ -166,7 +169,7 @@ def _table(
         return np.concatenate([values[order], np.full(len(quiet), rest)])
 
     items = np.r_[active[order], quiet].astype(np.int32)
-    potentials = column(potential, min(least, model.base_rate))
+    potentials = column(potential, min(lowest, model.base_rate))
     earlier = np.full(n_items, np.nan)
     earlier[week_ago[0]] = week_ago[1]
     flags = cautions(panel, known, active, prediction.expected_units)
@@ -177,9 +180,9 @@ def _table(
             "item_id": known.ids.external(items),
             "potential": potentials,
             "rank": pa.array(np.zeros(len(items), np.int32)),
-            "grade": pa.array(grades(potentials, params.grades.least(model.base_rate))),
+            "grade": pa.array(grades(potentials, least)),
             "lower": column(np.where(already, 0.0, prediction.lower), 0.0),
-            "upper": column(np.where(already, 0.0, prediction.upper), max(least, model.base_rate)),
+            "upper": column(np.where(already, 0.0, prediction.upper), max(lowest, model.base_rate)),
             "expected_units": column(prediction.expected_units, 0.0),
             "reasons": pa.array([*(reasons[row] for row in order), *([silence] * len(quiet))]),
             "flags": pa.array(flags).take(pa.array(items)),

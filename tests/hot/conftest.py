@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from recsys.data.dataset import Dataset
 from recsys.data.prepare import prepare
+from recsys.hot.days import Days
 from recsys.hot.params import HotParams, LearnerParams, TargetParams
 from tests.conftest import write_logs
 
@@ -51,6 +53,11 @@ def shop_events(seed: int = 0, n_days: int = N_DAYS) -> pd.DataFrame:
         frame["amount"] = frame.quantity * (5.0 + frame.item_id)
         rows.append(frame)
     return pd.concat(rows, ignore_index=True)
+
+
+def whole_days(n_days: int) -> Days:
+    """Days of a log without gaps, from `START` on."""
+    return Days.of_events(np.ones(n_days, dtype=np.int64), (START.date() - date(1970, 1, 1)).days)
 
 
 def prepared(folder: Path, events: pd.DataFrame, **tables: pd.DataFrame) -> Dataset:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import date
 
 import numpy as np
 import pytest
 from scipy import sparse
 
-from recsys.hot.days import Days
 from recsys.hot.forerunners import FORERUNNERS, at_the_same_age, first_days, forerunners
 from recsys.hot.panel import Panel, Promotions
 from recsys.hot.params import TargetParams
 from recsys.hot.trust import Trust
 from recsys.hot.windows import Samples
+from tests.hot.conftest import whole_days
 
 TARGET = TargetParams()  # days 7 to 15
 
@@ -26,7 +25,7 @@ def panel_of(rows: list[tuple[int, int, float]], *, n_items: int, n_days: int) -
     none = np.zeros(0, np.int32)
     nothing = np.zeros(0, np.float32)
     return Panel(
-        days=Days.without_gaps(date(2024, 1, 1), n_days),
+        days=whole_days(n_days),
         n_items=n_items,
         item_idx=item,
         day=day,

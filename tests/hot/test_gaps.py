@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from recsys.hot.samples import samples_at
 from recsys.hot.score import score_hot
 from recsys.hot.targets import TargetBuilder
 from recsys.hot.windows import Samples
-from tests.hot.conftest import N_DAYS, N_ITEMS, SMALL, START, prepared, shop_events
+from tests.hot.conftest import N_DAYS, N_ITEMS, SMALL, START, prepared, shop_events, whole_days
 
 WEEK = timedelta(days=7)
 
@@ -94,7 +94,7 @@ def test_days_are_counted_without_gaps() -> None:
     assert days.start_us(10) == (first + 20) * 86_400_000_000
     assert days.a_year_before(np.array([390, 389, 5]), ahead=15).tolist() == [26, 25, -1]
     assert days.gaps == [(days.date_of(9) + timedelta(days=1), days.date_of(10) - timedelta(days=1))]
-    assert Days.without_gaps(date(2024, 1, 1), 3).gaps == []
+    assert whole_days(3).gaps == []
 
 
 def test_a_year_before_is_a_day_that_the_log_has_and_long_enough_ago() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import date
 
 import numpy as np
 import pytest
@@ -12,13 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from recsys.errors import ConfigError
-from recsys.hot.days import Days
 from recsys.hot.panel import Panel, Promotions
 from recsys.hot.params import Horizon, HotTarget, Scope, TargetParams
 from recsys.hot.samples import open_samples
 from recsys.hot.targets import TargetBuilder, population, quantile_by_group
 from recsys.hot.trust import Trust
 from recsys.hot.windows import Samples
+from tests.hot.conftest import whole_days
 
 ORIGIN, DAYS = 60, 75
 NONE = np.zeros(0, dtype=np.int32)
@@ -28,7 +27,7 @@ def panel_of(daily: np.ndarray) -> Panel:
     item, day = (index.astype(np.int32) for index in np.nonzero(daily))
     channels = {"units": daily[item, day].astype(np.float32)}
     return Panel(
-        days=Days.without_gaps(date(2024, 1, 1), daily.shape[1]),
+        days=whole_days(daily.shape[1]),
         n_items=daily.shape[0],
         item_idx=item,
         day=day,
