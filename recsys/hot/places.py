@@ -89,7 +89,7 @@ class Reading:
 
 
 def places(score: Floats, origin: npt.NDArray[np.integer], weight: FloatArray) -> Floats:
-    """(N,) log odds of being below each score, among the samples of its origin.
+    """(N,) log odds of being below each score, among the samples of its origin; equal scores have equal ones.
 
     Args:
         score: (N,).
@@ -97,11 +97,12 @@ def places(score: Floats, origin: npt.NDArray[np.integer], weight: FloatArray) -
         weight: (N,) how many samples each stands for; 0 for one that others do not stand behind.
     """
     found = np.zeros(len(score))
-    order = np.lexsort((np.arange(len(score)), -score, origin))
+    order = np.lexsort((-score, origin))
     for rows in np.split(order, np.flatnonzero(np.diff(origin[order])) + 1):
-        mass = np.maximum(weight[rows].astype(np.float64), _NO_MASS)
+        _, equal = np.unique(-score[rows], return_inverse=True)
+        mass = np.bincount(equal, weights=np.maximum(weight[rows], _NO_MASS))
         above = (np.cumsum(mass) - mass / 2) / mass.sum()
-        found[rows] = np.log((1.0 - above) / above)
+        found[rows] = np.log((1.0 - above) / above)[equal]
     return found
 
 

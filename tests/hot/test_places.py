@@ -74,6 +74,15 @@ def test_who_was_left_out_still_stands_behind_or_before_the_others() -> None:
     assert thinned[score[kept] > -1.5] == pytest.approx(whole[kept & (score > -1.5)], abs=0.15)
 
 
+def test_equal_scores_have_equal_places() -> None:
+    """Of a whole batch of new products none is more likely than another."""
+    score = np.repeat([1.0, 0.0, -1.0], [3, 60, 40])
+    weight = np.r_[np.ones(63, np.float32), np.full(40, 2.0, np.float32)]
+    place = places(score, np.zeros(103, np.int32), weight)
+    assert len(np.unique(place)) == 3
+    assert place[3] == pytest.approx(np.log((30 + 80) / (3 + 30)))
+
+
 def test_who_stands_for_none_moves_nobody() -> None:
     score, origin = np.array([3.0, 2.0, 1.0, 0.0]), np.zeros(4, dtype=np.int32)
     alone = places(score[[1, 3]], origin[:2], np.ones(2, np.float32))
