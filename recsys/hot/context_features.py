@@ -15,6 +15,8 @@ from recsys.hot.windows import RunningTotal, Samples, log_ratio
 from recsys.types import BoolArray, FloatArray
 
 PROMOTION_LAG_WEEKS = 13
+#: What the features of a kind of promotion begin with, and what two of them end with.
+PROMOTED, SINCE, STARTS = "promoted ", "_days_since", "_starts"
 
 
 def calendar(panel: Panel, target: TargetParams, samples: Samples) -> Features:
@@ -133,37 +135,39 @@ def promotions(
     found: Features = {}
     for code, kind in enumerate(known.kinds[:3]):
         promoted = _promoted_days(panel, known.kind == code)
-        found |= _past_promotion(own, promoted[items], of_own, kind)
+        # A name of the log's own stays apart from the features': a kind may be called `demand`.
+        name = f"{PROMOTED}{kind}"
+        found |= _past_promotion(own, promoted[items], of_own, name)
         for group, membership in memberships.items():
-            found |= _group_promotion(promoted, samples, membership, f"{kind}_{group}")
+            found |= _group_promotion(promoted, samples, membership, f"{name}, {group}")
     found |= _ahead(panel, target, samples)
     found["promotion_days_ahead_share"] = found["promotion_days_ahead"] / target.horizon.days
     return found
 
 
-def _past_promotion(panel: Panel, promoted: FloatArray, samples: Samples, kind: str) -> Features:
+def _past_promotion(panel: Panel, promoted: FloatArray, samples: Samples, name: str) -> Features:
     """How much an item was promoted of late, and in what rhythm.
 
     Args:
         panel: of n items.
         promoted: (n, D) strength of their promotions.
         samples: R pairs.
-        kind: of promotion.
+        name: what the features' begin with.
     """
     d = panel.n_days
     found: Features = {}
     running = RunningTotal(promoted)
     for lag in range(PROMOTION_LAG_WEEKS):
-        found[f"{kind}_week_{lag + 1}"] = running.total(samples, -7 * (lag + 1), -7 * lag) / 7
+        found[f"{name}_week_{lag + 1}"] = running.total(samples, -7 * (lag + 1), -7 * lag) / 7
     for days in (28, 84, 168, 364):
-        found[f"{kind}_{days}d"] = running.total(samples, -days, 0) / days
+        found[f"{name}_{days}d"] = running.total(samples, -days, 0) / days
     on = promoted > 0.02
     days_index = np.arange(d, dtype=np.int32)
     last = np.full((panel.n_items, d + 1), -1, dtype=np.int32)
     np.maximum.accumulate(np.where(on, days_index, -1), axis=1, out=last[:, 1:])
     since = samples.origin - last[samples.item_idx, samples.origin]
     never = last[samples.item_idx, samples.origin] < 0
-    found[f"days_since_{kind}"] = np.where(never, np.nan, since).astype(np.float32)
+    found[f"{name}{SINCE}"] = np.where(never, np.nan, since).astype(np.float32)
     starts = on.copy()
     starts[:, 1:] &= ~on[:, :-1]
     begun = RunningTotal(starts)
@@ -174,11 +178,11 @@ def _past_promotion(panel: Panel, promoted: FloatArray, samples: Samples, kind: 
     latest = last_start[samples.item_idx, samples.origin]
     interval = (latest - first_start) / np.maximum(times - 1, 1)
     regular = times >= 2
-    found[f"{kind}_starts"] = times
-    found[f"{kind}_interval_days"] = np.where(regular, interval, np.nan).astype(np.float32)
+    found[f"{name}{STARTS}"] = times
+    found[f"{name}_interval_days"] = np.where(regular, interval, np.nan).astype(np.float32)
     phase = (samples.origin - latest) / np.maximum(interval, 1)
-    found[f"{kind}_phase"] = np.where(regular, phase, np.nan).astype(np.float32)
-    return found | _uplift(panel, samples, on, kind)
+    found[f"{name}_phase"] = np.where(regular, phase, np.nan).astype(np.float32)
+    return found | _uplift(panel, samples, on, name)
 
 
 def _promoted_days(panel: Panel, chosen: BoolArray) -> FloatArray:
@@ -195,7 +199,7 @@ def _promoted_days(panel: Panel, chosen: BoolArray) -> FloatArray:
     return table
 
 
-def _uplift(panel: Panel, samples: Samples, on: BoolArray, kind: str) -> Features:
+def _uplift(panel: Panel, samples: Samples, on: BoolArray, name: str) -> Features:
     """How much more the item sold a day under past promotions than without."""
     demand = panel.dense("demand")
     days_on = RunningTotal(on).total(samples, -panel.n_days, 0)
@@ -203,7 +207,7 @@ def _uplift(panel: Panel, samples: Samples, on: BoolArray, kind: str) -> Feature
     sold = panel.running("demand").total(samples, -panel.n_days, 0)
     days_off = np.maximum(samples.origin - days_on, 1)
     lift = log_ratio(7 * sold_on / np.maximum(days_on, 1), 7 * (sold - sold_on) / days_off, 0.5)
-    return {f"{kind}_uplift": np.where(days_on > 0, lift, np.nan).astype(np.float32)}
+    return {f"{name}_uplift": np.where(days_on > 0, lift, np.nan).astype(np.float32)}
 
 
 def _group_promotion(

@@ -17,6 +17,8 @@ MIN_ITEMS = 3
 #: Other text columns of the catalogue used as groups.
 MAX_COLUMNS = 2
 MAX_WORDS = 3_000
+#: What the kind of a group by another column begins with: the column's name is the log's own.
+COLUMN = "column "
 
 
 def memberships(items: Entities, *, rows: int | None = None) -> dict[str, sparse.csr_matrix]:
@@ -62,7 +64,7 @@ def _memberships(items: Entities) -> dict[str, sparse.csr_matrix]:
                 for text, kind in zip(texts, category, strict=True)
             ]
         )
-        _add(found, name, joint)
+        _add(found, f"{COLUMN}{name}", joint)
     title = _texts(items, "title")
     if title is not None:
         words = _words(title)

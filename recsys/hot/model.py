@@ -202,11 +202,10 @@ class HotModel:
 
     def _binned(self, training: TrainingSet) -> lgb.Dataset:
         """Only the label differs between what is learnt of the same rows."""
-        x, names = training.features.values, list(self.feature_names)
+        x = training.features.values
+        # Columns stay nameless: a name may hold words of the log, and LightGBM takes no colon or comma there.
         settings = self._common(len(x))
-        return lgb.Dataset(
-            x, training.outcomes.label, weight=training.weight, feature_name=names, params=settings
-        ).construct()
+        return lgb.Dataset(x, training.outcomes.label, weight=training.weight, params=settings).construct()
 
     def _common(self, rows: int) -> dict[str, Any]:
         p = self.learner

@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from recsys.hot.context_features import PROMOTED, SINCE, STARTS
 from recsys.hot.features import FeatureTable
 from recsys.hot.forerunners import AGE_UNKNOWN_DAYS
+from recsys.hot.groups import COLUMN
 from recsys.hot.model import HotModel
 
 REASONS = 3
@@ -24,7 +26,10 @@ Statement = Callable[[float], str | None]
 
 #: First pattern that a feature's name matches decides its concept.
 _CONCEPTS: tuple[tuple[str, str], ...] = (
-    (r"(promotion|discount).*(ahead|before)", "promotion ahead"),
+    (rf"^{PROMOTED}", "promotions"),
+    (rf"^{COLUMN}.*_last_year_rise$", "last year"),
+    (rf"^{COLUMN}", "group"),
+    (r"^(promotion|discount)_.*(ahead|before)", "promotion ahead"),
     (r"forerunners", "forerunners"),
     (r"^(last|busy)_hours", "last hours"),
     (r"^(carts|shares|comments|follows|likes|views|viewers|impressions|returns)(_|$)", r"\1"),
@@ -32,7 +37,6 @@ _CONCEPTS: tuple[tuple[str, str], ...] = (
     (r"^(airtime_min|pitches|rooms|streamers|watch_s)_", "on air"),
     (r"^orders_per_", "conversion"),
     (r"(last_year)", "last year"),
-    (r"^(display|mailer)|(uplift|_starts|_phase|_interval_days)$", "rhythm"),
     (r"^(season|weekday|shop_)", "calendar"),
     (r"^(best|now_over_best|days_since_best)", "peak"),
     (r"^(breakout|breaking|days_since_breakout)", "past breakouts"),
@@ -60,12 +64,12 @@ _NAMES = {
 
 
 def concept(feature: str) -> str:
-    """The concept that a feature belongs to; a promotion's own features go by its kind's rhythm."""
+    """The concept that a feature belongs to."""
     for pattern, name in _CONCEPTS:
         match = re.search(pattern, feature)
         if match:
             return match.expand(name)
-    return "promotions"
+    raise KeyError(f"feature {feature!r} belongs to no concept of recsys.hot.reasons")
 
 
 def explain(model: HotModel, features: FeatureTable, rows: npt.NDArray[np.intp]) -> list[str]:
@@ -269,12 +273,12 @@ def _ahead(row: Row) -> str | None:
     return f"promotion on {days:.0f} of the days ahead" + (f", {100 * off:.0f} % off" if off else "")
 
 
-def _rhythm(row: Row) -> str | None:
+def _promotions(row: Row) -> str | None:
     for name, since in row.items():
-        if name.startswith("days_since_") and name.removeprefix("days_since_") + "_starts" in row:
-            kind = name.removeprefix("days_since_")
-            if not np.isnan(since):
-                return f"{kind} promotions so far {row[f'{kind}_starts']:.0f}, last {_days_ago(since)}"
+        if name.startswith(PROMOTED) and name.endswith(SINCE) and not np.isnan(since):
+            kind = name.removeprefix(PROMOTED).removesuffix(SINCE)
+            times = row[f"{PROMOTED}{kind}{STARTS}"]
+            return f"{kind} promotions so far {times:.0f}, last {_days_ago(since)}"
     return None
 
 
@@ -313,8 +317,7 @@ _SPEAKERS: Mapping[str, Callable[[Row], str | None]] = {
     "last year": _last_year,
     "calendar": _calendar,
     "promotion ahead": _ahead,
-    "rhythm": _rhythm,
-    "promotions": _rhythm,
+    "promotions": _promotions,
     "signals": _signals,
     "forerunners": _forerunners,
     "last hours": _last_hours,

@@ -16,7 +16,7 @@ from recsys.hot.backtest import backtest
 from recsys.hot.panel import build_panel
 from recsys.hot.params import GradeParams, Measure, TargetParams
 from recsys.hot.score import COLUMNS, HotScores, grades, score_hot
-from tests.hot.conftest import N_DAYS, SMALL, START, prepared, shop_events
+from tests.hot.conftest import N_DAYS, N_ITEMS, SMALL, START, prepared, shop_events
 
 AS_OF = date(2024, 3, 31)  # day 90
 
@@ -91,6 +91,35 @@ def test_a_promotion_is_not_known_before_it_is_announced(tmp_path: Path) -> None
     panel = build_panel(dataset, as_of=AS_OF)
     items = dataset.items.ids.external(panel.promotions.item_idx).to_pylist()
     assert items == [3]
+
+
+def test_what_the_log_calls_its_promotions_and_columns_changes_no_score(tmp_path: Path) -> None:
+    """Nor does a name that a feature has, or one with signs that are special to the learner."""
+    rng = np.random.default_rng(0)
+    started_at = START + pd.to_timedelta(rng.integers(0, 95, 90), unit="D")
+    item_id = rng.integers(0, N_ITEMS, 90)
+    tables = []
+    for kinds, columns in (
+        (["a", "b", "c"], ["a", "b"]),
+        (['buy 2, get "1"', "demand", "滿減:50"], ["[demand]", "price: {band}"]),
+    ):
+        promotions = pd.DataFrame(
+            {
+                "item_id": item_id,
+                "started_at": started_at,
+                "ended_at": started_at + pd.Timedelta(days=4),
+                "kind": np.resize(kinds, 90),
+            }
+        )
+        items = pd.DataFrame({"item_id": np.arange(N_ITEMS)})
+        for column, n in zip(columns, (5, 9), strict=True):
+            items[column] = [f"group {item % n}" for item in range(N_ITEMS)]
+        dataset = prepared(tmp_path / kinds[0], shop_events(), promotions=promotions, items=items)
+        tables.append(score_hot(dataset, as_of=AS_OF, params=SMALL).table)
+    plain, odd = tables
+    assert odd.drop(["reasons"]).equals(plain.drop(["reasons"]))
+    said = " ".join(odd["reasons"].to_pylist())
+    assert "滿減:50 promotions so far" in said or "demand promotions so far" in said
 
 
 def test_too_short_a_log_says_how_many_days_are_missing(shop: Dataset) -> None:
