@@ -19,6 +19,8 @@ REASON = "reason"
 RAW = "raw:"  # no column of a file is likely to begin so
 EARLIEST = datetime(1980, 1, 1)
 LONGEST_VIEW_S = 7 * 86_400
+#: No shop sells or charges more at once, and sums beside such a number keep what else they hold.
+LARGEST_NUMBER = 1e12
 #: Columns that the Dataset writes itself: a feature of such a name is left out, and said so.
 RESERVED = frozenset({"known_at", "user_idx", "item_idx", "room_idx", "streamer_idx"})
 
@@ -150,6 +152,7 @@ def _first_reason(schema: Table, rows: ir.Table, now: datetime) -> ir.Column:
                 unread = raw.notnull() & raw.try_cast("float64").isnull()
                 reasons.append((unread, f"{column.name} cannot be read as a number"))
             reasons.append((value.isinf(), f"{column.name} is infinite"))
+            reasons.append((value.abs() > LARGEST_NUMBER, f"{column.name} is beyond {LARGEST_NUMBER:g}"))
             if column.minimum is not None:
                 reasons.append((value < column.minimum, f"{column.name} is below {column.minimum:g}"))
     if schema.name == "events":

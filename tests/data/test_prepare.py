@@ -125,6 +125,8 @@ class TestQuarantine:
             ({"duration_s": -3.0}, "duration_s is below 0"),
             ({"duration_s": 1e9}, "duration_s is above 7 days"),
             ({"amount": float("inf")}, "amount is infinite"),
+            ({"amount": 1e300}, "amount is beyond 1e+12"),
+            ({"quantity": 1e13}, "quantity is beyond 1e+12"),
             ({"item_id": None}, "neither item_id, room_id nor streamer_id"),
             ({"event": "purchase", "item_id": None, "room_id": 5}, "without item_id"),
         ],
