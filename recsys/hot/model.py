@@ -93,7 +93,8 @@ class HotModel:
             )
         self.feature_names = training.features.names
         self.base_rate = float(np.average(label, weights=weight))
-        folds = _folds(training, self.calibration_params.folds)
+        by_time = _folds(training, self.calibration_params.folds)
+        folds = by_time or _item_folds(training)
         # One thread a job: threads within one model would wait for each other at every leaf.
         with ThreadPoolExecutor(self.learner.threads) as pool:
             binned = pool.submit(self._binned, training)  # first: no job may wait for a later one
@@ -119,7 +120,10 @@ class HotModel:
         score = self._log_odds(held_out).mean(axis=0)
         place = places(score, training.samples.origin[scored], weight[scored])
         judged = label[scored], weight[scored], _blocks(training)[scored]
-        self._reading = Reading.chosen(score, place, *judged, fit_curve)
+        # Of weeks that were learnt from the level is known; of one to come it is not, and the place holds.
+        self._reading = (
+            Reading.chosen(score, place, *judged, fit_curve) if by_time else Reading.of(score, place, 1.0)
+        )
         self.calibration = Calibration.fit(
             self._reading(score, place),
             *judged,
@@ -234,7 +238,7 @@ def _raw(boosters: list[Any], x: FloatArray, threads: int) -> Floats:
 def _folds(training: TrainingSet, n_folds: int) -> list[tuple[LongArray, LongArray]]:
     """(learn, test) row indices. Every test origin is later than the whole horizon of every learnt one.
 
-    A log too short for that is folded by items instead; the weeks are then the same, so the bounds say less.
+    No folds where the log is too short for that.
     """
     least = max(30, LEAST_LEARNT * int(training.outcomes.label.sum()))
     origin = training.samples.origin
@@ -248,8 +252,11 @@ def _folds(training: TrainingSet, n_folds: int) -> list[tuple[LongArray, LongArr
         test = np.flatnonzero(np.isin(origin, block))
         if training.outcomes.label[learn].sum() >= least and training.outcomes.label[test].any():
             folds.append((learn, test))
-    if sum(int(training.outcomes.label[test].sum()) for _, test in folds) >= 30:
-        return folds
+    return folds if sum(int(training.outcomes.label[test].sum()) for _, test in folds) >= 30 else []
+
+
+def _item_folds(training: TrainingSet) -> list[tuple[LongArray, LongArray]]:
+    """(learn, test) row indices by items. Weeks are the same on both sides, so the bounds say less."""
     part = training.samples.item_idx % ITEM_FOLDS
     return [(np.flatnonzero(part != fold), np.flatnonzero(part == fold)) for fold in range(ITEM_FOLDS)]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from recsys.hot.features import FeatureTable
-from recsys.hot.model import LEAST_LEARNT, _folds
+from recsys.hot.model import LEAST_LEARNT, _folds, _item_folds
 from recsys.hot.samples import TrainingSet
 from recsys.hot.targets import Outcomes
 from recsys.hot.windows import Samples
@@ -42,7 +42,8 @@ def test_a_fold_is_later_than_every_horizon_learnt_and_knows_half_the_positives(
 
 def test_a_short_log_is_folded_by_items() -> None:
     rows = training([12] * 7)
-    folds = _folds(rows, 4)
+    assert _folds(rows, 4) == []
+    folds = _item_folds(rows)
     assert {int(item) for _, test in folds for item in rows.samples.item_idx[test]} == set(range(N_ITEMS))
     for learn, test in folds:
         assert not set(rows.samples.item_idx[learn]) & set(rows.samples.item_idx[test])
