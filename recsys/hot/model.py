@@ -82,7 +82,7 @@ class HotModel:
         """Learn from labelled samples of past origins.
 
         Raises:
-            ModelError: the target came about too seldom to learn from.
+            ModelError: the target came about too seldom, or always, so there is nothing to learn.
         """
         label, weight = training.outcomes.label, training.weight
         positives = int(label.sum())
@@ -90,6 +90,11 @@ class HotModel:
             raise ModelError(
                 f"the target came about {positives} times on {len(np.unique(training.samples.origin))} past"
                 f" origins, and {LEAST_POSITIVES} are needed: use a longer log or a less rare target"
+            )
+        if positives == len(label):
+            raise ModelError(
+                f"the target came about for every product on all of {len(np.unique(training.samples.origin))}"
+                " past origins, so nothing tells products apart: use a rarer target"
             )
         self.feature_names = training.features.names
         self.base_rate = float(np.average(label, weights=weight))

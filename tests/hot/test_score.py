@@ -14,7 +14,7 @@ from recsys.data.dataset import Dataset
 from recsys.errors import DataError, ModelError
 from recsys.hot.backtest import backtest
 from recsys.hot.panel import build_panel
-from recsys.hot.params import GradeParams, Measure, TargetParams
+from recsys.hot.params import GradeParams, HotTarget, Measure, TargetParams
 from recsys.hot.score import COLUMNS, HotScores, grades, score_hot
 from tests.hot.conftest import N_DAYS, N_ITEMS, SMALL, START, prepared, shop_events
 
@@ -120,6 +120,14 @@ def test_what_the_log_calls_its_promotions_and_columns_changes_no_score(tmp_path
     assert odd.drop(["reasons"]).equals(plain.drop(["reasons"]))
     said = " ".join(odd["reasons"].to_pylist())
     assert "滿減:50 promotions so far" in said or "demand promotions so far" in said
+
+
+def test_a_target_that_always_comes_about_is_refused(shop: Dataset) -> None:
+    everything = SMALL.model_copy(
+        update={"target": TargetParams(target=HotTarget.HOT, hot_share=0.999, hot_min_units=0)}
+    )
+    with pytest.raises(ModelError, match=r"for every product on all of .* use a rarer target"):
+        score_hot(shop, as_of=AS_OF, params=everything)
 
 
 def test_too_short_a_log_says_how_many_days_are_missing(shop: Dataset) -> None:
