@@ -43,20 +43,30 @@ class Imapa:
     def __call__(self, panel: Panel, target: TargetParams, samples: Samples) -> npt.NDArray[np.float32]:
         """(R,) forecast units over the horizon."""
         asked = list(zip(samples.item_idx.tolist(), samples.origin.tolist(), strict=True))
-        missing = [key for key in dict.fromkeys(asked) if key not in self._forecast]
         daily = panel.dense("units")
+        # Those who sold once in the half year take longest, and there are few such histories.
+        same: dict[bytes, list[tuple[int, int]]] = {}
+        for item, origin in dict.fromkeys(asked):
+            history = daily[item, max(origin - HISTORY_DAYS, 0) : origin].tobytes()
+            same.setdefault(history, []).append((item, origin))
+        missing = []
+        for history, keys in same.items():
+            known = next((self._forecast[key] for key in keys if key in self._forecast), None)
+            if known is None:
+                missing.append((history, keys))
+            else:
+                self._forecast.update(dict.fromkeys(keys, known))
         first, days = target.horizon_first_day, target.horizon_last_day + 1
         context = multiprocessing.get_context("forkserver")
         with ProcessPoolExecutor(self._processes, mp_context=context) as pool:
             for start in range(0, len(missing), KEPT_EVERY):
                 part = missing[start : start + KEPT_EVERY]
-                histories = [
-                    daily[item, max(origin - HISTORY_DAYS, 0) : origin].copy() for item, origin in part
-                ]
+                histories = [np.frombuffer(history, dtype=daily.dtype) for history, _ in part]
                 found = pool.map(
-                    units_ahead, histories, [first] * len(part), [days] * len(part), chunksize=500
+                    units_ahead, histories, [first] * len(part), [days] * len(part), chunksize=100
                 )
-                self._forecast.update(zip(part, found, strict=True))
+                for (_, keys), units in zip(part, found, strict=True):
+                    self._forecast.update(dict.fromkeys(keys, units))
                 self._keep()
         return np.array([self._forecast[key] for key in asked], dtype=np.float32)
 
