@@ -13,9 +13,12 @@ import pytest
 from recsys.data.dataset import Dataset
 from recsys.errors import DataError, ModelError
 from recsys.hot.backtest import backtest
+from recsys.hot.groups import category_codes
 from recsys.hot.panel import build_panel
 from recsys.hot.params import GradeParams, HotTarget, Measure, TargetParams
+from recsys.hot.samples import samples_at
 from recsys.hot.score import COLUMNS, HotScores, grades, score_hot
+from recsys.hot.targets import TargetBuilder
 from tests.hot.conftest import N_DAYS, N_ITEMS, SMALL, START, prepared, shop_events
 
 AS_OF = date(2024, 3, 31)  # day 90
@@ -139,6 +142,17 @@ def test_sixty_days_are_enough(shop: Dataset) -> None:
     found = score_hot(shop, as_of=date(2024, 3, 1), params=SMALL)
     assert found.training_origins >= 5
     assert found.table["potential"].to_numpy()[0] > 1.5 * found.base_rate
+
+
+@pytest.mark.parametrize("day", [52, 56])
+def test_a_short_log_promises_about_what_comes(shop: Dataset, day: int) -> None:
+    """It has no later weeks to hold out, and what the level of its own weeks' scores says it has learnt."""
+    panel = build_panel(shop)
+    builder = TargetBuilder(panel, SMALL.target, category_codes(shop.items))
+    origin = np.array([day], dtype=np.int32)
+    came = builder.outcomes(samples_at(panel, origin, SMALL.target.population_days)).label.sum()
+    found = score_hot(shop, as_of=panel.days.date_of(day), params=SMALL)
+    assert 0.5 < found.table["potential"].to_numpy().sum() / came < 2.0
 
 
 def test_a_day_after_the_log_is_refused(shop: Dataset) -> None:
