@@ -192,7 +192,7 @@ class _Addition:
 
 
 def _placed(tower: ContentTower, items: pa.Table) -> FloatArray:
-    """(m, d) float32 vectors by content."""
+    """(m, d) float32 vectors by content; zero where nothing is known of a product."""
     encoder = TableEncoder.from_json(tower.encoder)
     encoded = encoder.encode(items, len(items))
     session: Any = onnxruntime.InferenceSession(bytes(tower.onnx), providers=["CPUExecutionProvider"])
@@ -206,7 +206,7 @@ def _placed(tower: ContentTower, items: pa.Table) -> FloatArray:
     }
     wanted = {entry.name for entry in session.get_inputs()}
     (vectors,) = session.run(None, {name: values for name, values in widened.items() if name in wanted})
-    return np.asarray(vectors, dtype=np.float32)
+    return np.where(encoded.known[:, None], vectors, 0.0).astype(np.float32)
 
 
 def _read_items(path: Path, known: IdMap) -> pa.Table:

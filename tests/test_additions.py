@@ -73,7 +73,7 @@ def added(bundle: Path, listed: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def test_a_new_product_is_found_by_those_whose_taste_it_is_of(added: Added) -> None:
-    assert (added.added, added.known) == (3, 1)
+    assert (added.added, added.known, added.placed) == (3, 1, 2)
     recommender = Recommender.load(added.path)
     first = [recommender.products(user, allow=[EVEN, ODD], k=2).entries[0].id for user in range(N_USERS)]
     right = np.mean([item == (ODD if user % 2 else EVEN) for user, item in enumerate(first)])

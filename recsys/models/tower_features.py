@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from recsys.data.schema import TABLES, Kind
 from recsys.data.titles import says_something, title_words
 from recsys.errors import ConfigError, DataError
-from recsys.types import FloatArray, LongArray
+from recsys.types import BoolArray, FloatArray, LongArray
 
 #: Contract columns that are no taste, or change by the hour.
 _NOT_FEATURES = frozenset({"stock", "cost", "listed_at", "personalised"})
@@ -51,6 +51,12 @@ class EncodedTable:
     def some(self) -> bool:
         """Whether there is any feature at all."""
         return any(part.shape[1] for part in (self.codes, self.numbers, self.words))
+
+    @property
+    def known(self) -> BoolArray:
+        """(n,) of which entities anything is known."""
+        told = self.numbers[:, self.numbers.shape[1] // 2 :] == 0
+        return np.asarray(np.concatenate([self.codes > 0, told, self.words > 0], axis=1).any(axis=1))
 
 
 @dataclass(frozen=True)
