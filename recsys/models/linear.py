@@ -135,6 +135,8 @@ class GFCFParams(Params):
         memory_gb: refuse a log whose fit may need more, or more than the machine has: 24 bytes a pair of user
             and target, and 12 a factor and target for V and the vectors that the solver iterates on.
         sharpening: for how long what the filters blurred is sharpened again, as in BSPM; 0 for GF-CF.
+        popularity: scores are multiplied by this power of the targets' degrees: more than 0 where what is
+            popular will be turned to more than the log says, less for what is rare.
         seed: of the iterative solver's first vector.
     """
 
@@ -143,6 +145,7 @@ class GFCFParams(Params):
     factors: Annotated[int, Within(16, 512, log=True)] = Field(default=256, ge=1)
     alpha: Annotated[float, Within(0.03, 3.0, log=True)] = Field(default=0.3, ge=0)
     sharpening: Annotated[float, Within(0.0, 3.0)] = Field(default=0.0, ge=0, le=4)
+    popularity: Annotated[float, Within(0.0, 0.5)] = 0.0
     memory_gb: float = Field(default=24.0, gt=0)
     seed: int = 0
 
@@ -209,6 +212,8 @@ class GFCF(LinearModel):
         scores = linear + (self.params.alpha * passed) @ (self.basis * self.root_degree[:, None]).T
         if self.params.sharpening:
             scores = self._sharpened(scores.astype(np.float32, copy=False))
+        if self.params.popularity:
+            scores *= np.where(self.root_degree > 0, self.root_degree, 1.0) ** (2 * self.params.popularity)
         scores[:, self.root_degree == 0] = -np.inf
         filtered: FloatArray = scores.astype(np.float32, copy=False)
         return filtered

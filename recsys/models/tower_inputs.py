@@ -25,7 +25,7 @@ from recsys.models.tower_validation import Validation
 from recsys.models.towers import EntityTower, TwoTowerNetwork
 from recsys.models.training_examples import ExampleSource, Timelines, Windows
 from recsys.models.two_tower_params import TwoTowerParams
-from recsys.types import FloatArray, Progress
+from recsys.types import FloatArray, LongArray, Progress
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,7 @@ class TrainingInputs:
             normalise=params.normalise,
             temperature=params.temperature,
             learn_temperature=params.learn_temperature,
+            popularity=self._popularity() if params.popularity else None,
         )
         if params.start == "spectral":
             directions = spectral.directions(
@@ -126,6 +127,16 @@ class TrainingInputs:
         network.targets.learn_ids_of(torch.from_numpy(self.timelines.targets))
         network.users.learn_ids_of(torch.from_numpy(np.unique(self.windows().user_idx)))
         return network
+
+    def _target_counts(self) -> LongArray:
+        """(targets,) how many examples have each."""
+        predicted = self.timelines.target_idx[self.timelines.weight > 0]
+        return np.bincount(predicted, minlength=len(self.targets.features.codes))
+
+    def _popularity(self) -> torch.Tensor:
+        """(targets,) float32, 0 at the mean; a target that is never right counts as one that once is."""
+        logs = np.log(np.maximum(self._target_counts(), 1))
+        return torch.from_numpy(self.params.popularity * (logs - logs.mean())).float()
 
     def windows(self) -> Windows:
         """What batches are made of; there may be none."""
@@ -147,7 +158,7 @@ class TrainingInputs:
         params, timelines, windows = self.params, self.timelines, self.windows()
         n_targets = network.targets.n
         pool = torch.from_numpy(timelines.targets).to(device)
-        counts = np.bincount(timelines.target_idx[timelines.weight > 0], minlength=n_targets)
+        counts = self._target_counts()
         full = params.loss == "full" or (params.loss == "auto" and n_targets <= params.full_softmax_up_to)
         sampler = NegativeSampler(
             torch.from_numpy(counts).to(device),

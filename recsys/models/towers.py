@@ -170,6 +170,8 @@ class TwoTowerNetwork(nn.Module):
         normalise: whether vectors have length 1.
         temperature: what scores are divided by.
         learn_temperature: whether it is a weight.
+        popularity: (targets,) float32, what each target's score has besides, once it is trained, over the
+            temperature; it takes the last of the d places. None for nothing.
     """
 
     def __init__(
@@ -181,6 +183,7 @@ class TwoTowerNetwork(nn.Module):
         normalise: bool,
         temperature: float,
         learn_temperature: bool,
+        popularity: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.users = users
@@ -190,14 +193,43 @@ class TwoTowerNetwork(nn.Module):
         self.log_temperature = nn.Parameter(
             torch.tensor(math.log(temperature)), requires_grad=learn_temperature
         )
+        self.popularity: Tensor | None
+        self.register_buffer("popularity", popularity, persistent=False)
 
     def target_vectors(self, rows: Tensor) -> Tensor:
         """(m,) int64 target indices -> (m, d)."""
-        return self.finish(self.targets(rows))
+        vectors = self.finish(self.targets(rows))
+        if self.popularity is None or self.training:
+            return vectors
+        return self._with_last(vectors, self.temperature * self.popularity[rows, None])
+
+    def new_target_vectors(self, content: Tensor) -> Tensor:
+        """(m, d) content of targets that the fit has not seen -> (m, d): they are as popular as the least."""
+        vectors = self.finish(content)
+        if self.popularity is None:
+            return vectors
+        return self._with_last(vectors, self.temperature * self.popularity.min())
+
+    def user_vectors(self, wanted: Tensor) -> Tensor:
+        """(B, d) -> (B, d): what a trained network compares with `target_vectors`."""
+        vectors = self.finish(wanted)
+        return vectors if self.popularity is None else self._with_last(vectors, torch.ones(1))
 
     def finish(self, vectors: Tensor) -> Tensor:
-        """Vectors (..., d) as they are compared: of length 1 where asked. Zero stays zero."""
+        """Vectors (..., d) as training compares them: of length 1 where asked. Zero stays zero."""
+        vectors = self.learnt(vectors)
         return functional.normalize(vectors, dim=-1) if self.normalise else vectors
+
+    def learnt(self, vectors: Tensor) -> Tensor:
+        """Vectors (..., d) without what is not learnt."""
+        if self.popularity is None:
+            return vectors
+        return torch.cat([vectors[..., :-1], torch.zeros_like(vectors[..., -1:])], dim=-1)
+
+    def _with_last(self, vectors: Tensor, last: Tensor) -> Tensor:
+        """Vectors (m, d) with what stands in the last place, (m or 1, 1); zero stays zero."""
+        known = (vectors.abs().sum(dim=-1, keepdim=True) > 0).to(vectors.dtype)
+        return torch.cat([vectors[..., :-1], known * last.to(vectors.device)], dim=-1)
 
     def scores(self, users: Tensor, targets: Tensor) -> Tensor:
         """(B, d) x (N, d) -> (B, N) float32, over the temperature."""
@@ -239,7 +271,7 @@ class ContentTower(nn.Module):
             vectors = vectors + found.sum(dim=1) / there.sum(dim=1).clamp(min=1)
         if tower.numeric is not None:
             vectors = vectors + tower.numeric(numbers)
-        return self.network.finish(vectors + tower.mix(vectors))
+        return self.network.new_target_vectors(vectors + tower.mix(vectors))
 
 
 class QueryTower(nn.Module):
@@ -269,6 +301,11 @@ class QueryTower(nn.Module):
         gap_s = torch.cat([torch.zeros_like(age_s[:, :1]), age_s[:, :-1] - age_s[:, 1:]], dim=1)
         before = torch.cat([torch.zeros_like(mask[:, :1]), mask[:, :-1]], dim=1)
         wanted = self.network.history(
-            history, behaviour, gap_s * (before & mask), mask, age_s.unsqueeze(1), mask.unsqueeze(1)
+            self.network.learnt(history),
+            behaviour,
+            gap_s * (before & mask),
+            mask,
+            age_s.unsqueeze(1),
+            mask.unsqueeze(1),
         )
-        return self.network.finish(wanted.squeeze(1) + profile)
+        return self.network.user_vectors(wanted.squeeze(1) + profile)

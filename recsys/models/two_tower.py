@@ -150,7 +150,7 @@ class TwoTower(VectorModel):
                     for values in (encoded.codes, encoded.numbers, encoded.words, vectors)
                 )
             )
-            return network.finish(content).cpu().numpy()
+            return network.new_target_vectors(content).cpu().numpy()
 
     def query_tower_onnx(self) -> bytes:
         """The query tower for serving; see `recsys.models.onnx_export`."""

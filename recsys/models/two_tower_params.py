@@ -37,6 +37,10 @@ class TwoTowerParams(Params):
         max_categories: the most values of a column that get a place of their own; rarer ones share one. Also
             the most words of titles.
         normalise: whether vectors have length 1, so that a score is a cosine over the temperature.
+        popularity: what the score of a target has besides, in logs of how often it was right: more than 0
+            where what is popular will be turned to more than the log says, less for what is rare. It is no
+            weight, but is put into the finished vectors. After Menon et al., "Long-Tail Learning via Logit
+            Adjustment", 2021, there post hoc and less than 0.
         temperature: what scores are divided by in the loss; its start if `learn_temperature`.
         learn_temperature: whether the temperature is trained.
         loss: softmax over all targets (`full`), over sampled ones (`sampled`), or `auto`: full up to
@@ -98,6 +102,7 @@ class TwoTowerParams(Params):
     target_features: FeatureColumns = "auto"
     max_categories: int = Field(default=10_000, ge=1)
     normalise: bool = True
+    popularity: Annotated[float, Within(0.0, 1.0)] = 0.0
     temperature: Annotated[float, Within(0.03, 0.3, log=True)] = Field(default=0.07, gt=0)
     learn_temperature: bool = True
     loss: Literal["auto", "sampled", "full"] = "auto"

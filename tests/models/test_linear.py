@@ -100,9 +100,9 @@ def test_a_container_has_what_it_may_have(
 
 
 @pytest.mark.parametrize("most_pairs", [0.0, 1e9])
-@pytest.mark.parametrize("factors", [3, 500])
+@pytest.mark.parametrize(("factors", "popularity"), [(3, 0.0), (500, 0.0), (3, 0.3)])
 def test_gf_cf_is_its_formula(
-    dataset: Dataset, factors: int, most_pairs: float, monkeypatch: pytest.MonkeyPatch
+    dataset: Dataset, factors: int, popularity: float, most_pairs: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With R'R kept, and without it where it would be too large."""
     monkeypatch.setattr("recsys.models.linear._MOST_PAIRS", most_pairs)
@@ -114,7 +114,8 @@ def test_gf_cf_is_its_formula(
     d = np.sqrt(degree[:18])
     low_pass = (v[:18] / d[:, None]) @ (v[:18] * d[:, None]).T
     expected = x[:, :18] @ (r.T @ r)[:18, :18] + 0.4 * x[:, :18] @ low_pass
-    model = GFCF(GFCFParams(factors=factors, alpha=0.4)).fit(dataset)
+    expected *= degree[:18] ** popularity
+    model = GFCF(GFCFParams(factors=factors, alpha=0.4, popularity=popularity)).fit(dataset)
     for user in (0, 7, 31):
         ids, scores = model.recommend(np.array([user], np.int32), k=19).row(0)
         assert len(ids) == 18

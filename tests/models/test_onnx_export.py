@@ -31,8 +31,8 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("layers", [0, 1])
-def test_onnx_equals_torch(build_dataset: BuildDataset, layers: int) -> None:
+@pytest.mark.parametrize(("layers", "popularity"), [(0, 0.0), (1, 0.0), (1, 0.7)])
+def test_onnx_equals_torch(build_dataset: BuildDataset, layers: int, popularity: float) -> None:
     rng = np.random.default_rng(0)
     behaviours = (Behaviour.VIEW, Behaviour.CART, Behaviour.PURCHASE)
     rows = [
@@ -42,7 +42,13 @@ def test_onnx_equals_torch(build_dataset: BuildDataset, layers: int) -> None:
     ]
     dataset = build_dataset(rows, n_users=N_USERS, n_items=N_ITEMS)
     params = TwoTowerParams(
-        dim=16, history_length=LENGTH, layers=layers, batch_size=64, steps=60, learning_rate=0.02
+        dim=16,
+        history_length=LENGTH,
+        layers=layers,
+        popularity=popularity,
+        batch_size=64,
+        steps=60,
+        learning_rate=0.02,
     )
     model = TwoTower(params, device="cpu").fit(dataset)
     graph = model.query_tower_onnx()
@@ -67,7 +73,10 @@ def test_onnx_equals_torch(build_dataset: BuildDataset, layers: int) -> None:
         np.testing.assert_allclose(vectors, model.user_vectors[users], atol=1e-5)
 
 
-def test_a_new_target_is_placed_without_torch_as_with_it(build_dataset: BuildDataset) -> None:
+@pytest.mark.parametrize("popularity", [0.0, 0.7])
+def test_a_new_target_is_placed_without_torch_as_with_it(
+    build_dataset: BuildDataset, popularity: float
+) -> None:
     rng = np.random.default_rng(1)
     rows = [
         (u, int(rng.integers(60)), Behaviour.PURCHASE, float(rng.uniform(0, 29)))
@@ -83,7 +92,14 @@ def test_a_new_target_is_placed_without_torch_as_with_it(build_dataset: BuildDat
         }
     )
     dataset = replace(dataset, items=replace(dataset.items, table=known))
-    params = TwoTowerParams(dim=16, history_length=LENGTH, batch_size=64, steps=40, learning_rate=0.02)
+    params = TwoTowerParams(
+        dim=16,
+        history_length=LENGTH,
+        popularity=popularity,
+        batch_size=64,
+        steps=40,
+        learning_rate=0.02,
+    )
     model = TwoTower(params, device="cpu").fit(dataset)
     tower = model.content_tower()
     assert tower is not None
@@ -101,3 +117,5 @@ def test_a_new_target_is_placed_without_torch_as_with_it(build_dataset: BuildDat
         feeds = (encoded.codes, encoded.numbers, encoded.words)
         (vectors,) = session.run(None, dict(zip(CONTENT_INPUTS, feeds, strict=True)))
         np.testing.assert_allclose(vectors, model.encode_new_targets(part), atol=1e-5)
+        if popularity:  # nobody turned to it yet
+            np.testing.assert_allclose(vectors[:, -1], model.target_vectors[:, -1].min(), rtol=1e-5)

@@ -85,6 +85,7 @@ def _share_of_own_block(model: TwoTower, users: np.ndarray, k: int = 5) -> float
         {"layers": 1},
         {"hard_negatives": 4, "loss": "sampled"},
         {"normalise": False, "temperature": 1.0},
+        {"popularity": 0.5},
     ],
 )
 def test_a_planted_structure_is_learnt(blocks: Dataset, change: dict[str, object]) -> None:
@@ -101,6 +102,21 @@ def test_shapes_and_learning_curve(fitted: TwoTower) -> None:
     assert curve[-1].loss < curve[0].loss
     best = max(curve, key=lambda point: point.ndcg or 0)
     assert fitted.best_step == best.step
+
+
+def test_popularity_is_added_to_what_was_learnt(blocks: Dataset) -> None:
+    """In logs of how often each target was right, and apart from what was learnt."""
+    params = SMALL.model_copy(update={"steps": 40, "temperature": 0.1, "learn_temperature": False})
+    half, whole = (
+        TwoTower(params.model_copy(update={"popularity": weight}), device="cpu").fit(blocks)
+        for weight in (0.5, 1.0)
+    )
+    logs = np.log(np.bincount(blocks.events.target_idx(Target.ITEM)))
+    users = np.arange(10)
+    scores = [model.user_vectors[users] @ model.target_vectors.T / 0.1 for model in (half, whole)]
+    np.testing.assert_allclose(scores[1] - scores[0], np.tile(0.5 * (logs - logs.mean()), (10, 1)), atol=1e-4)
+    np.testing.assert_allclose(half.user_vectors[:, :-1], whole.user_vectors[:, :-1], atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(half.target_vectors[:, :-1], axis=1), 1, rtol=1e-5)
 
 
 def test_a_user_nobody_knows_is_placed_by_history_alone(fitted: TwoTower) -> None:
