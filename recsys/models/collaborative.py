@@ -10,7 +10,6 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 import implicit.cpu.als
@@ -271,14 +270,8 @@ class ItemKNN(SparseModel):
 
 @contextmanager
 def _single_threaded_blas() -> Iterator[None]:
-    with _thread_pools().limit(limits=1, user_api="blas"):
+    with threadpoolctl.threadpool_limits(limits=1, user_api="blas"):
         yield
-
-
-@cache
-def _thread_pools() -> threadpoolctl.ThreadpoolController:
-    """Of the libraries that implicit has loaded: to look for them takes 5 ms, and a small fit little more."""
-    return threadpoolctl.ThreadpoolController()
 
 
 def _on_gpu(device: Device) -> bool:
