@@ -15,6 +15,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from recsys.bench.clients import Clients, exact_best, item_id
 from recsys.bench.timing import Goal, Row, timed
@@ -88,7 +89,7 @@ def bench_serve(
 
     faiss.omp_set_num_threads(1)
     tell("world")
-    with _bundle(world, keep) as path:
+    with threadpool_limits(1, user_api="blas"), _bundle(world, keep) as path:
         tell("import")
         rows = _imports()
         tell("load")
