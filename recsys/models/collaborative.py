@@ -255,14 +255,17 @@ class ItemKNN(SparseModel):
         self.interactions = dataset.interactions(self.target, self.params.weights)
         library = self._library()
         # Where every user of a target has all but one of the targets, TF-IDF is 0 and its norm divides by 0.
-        with _single_threaded_blas(), np.errstate(invalid="ignore"), warnings.catch_warnings():
+        # No BLAS is in this fit, so there is none to hold to one thread.
+        with np.errstate(invalid="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore", ParameterWarning)  # the library's own weighing makes it a COO
             library.fit(self.interactions, show_progress=False)
         found = library.similarity
         data = found.data.astype(np.float32)
-        data[~np.isfinite(data)] = 0.0
         self.similarity = sparse.csr_matrix((data, found.indices, found.indptr), shape=found.shape)
-        self.similarity.eliminate_zeros()
+        alike = np.isfinite(data) & (data != 0.0)
+        if not alike.all():
+            data[~alike] = 0.0
+            self.similarity.eliminate_zeros()
 
     def _pairs(self, users: IntArray) -> sparse.csr_matrix:
         return sparse.csr_matrix(self.interactions[users] @ self.similarity)
