@@ -15,13 +15,12 @@ from recsys.hot.cautions import cautions
 from recsys.hot.features import FeatureTable
 from recsys.hot.groups import category_codes, memberships
 from recsys.hot.model import HotModel, Prediction
-from recsys.hot.panel import Panel, build_panel
+from recsys.hot.panel import build_panel
 from recsys.hot.params import HotParams
 from recsys.hot.reasons import explain, plain_reasons
 from recsys.hot.samples import build_training_set, samples_at
 from recsys.hot.targets import TargetBuilder
-from recsys.hot.windows import Samples
-from recsys.types import BoolArray, IntArray, Progress
+from recsys.types import BoolArray, IntArray, LongArray, Progress
 
 #: Best-ranked items whose reasons are drawn from the model; the others' from their sales alone.
 EXPLAINED = 500
@@ -106,23 +105,19 @@ def score_hot(
     features, past = (features.at(np.flatnonzero(rows)) for rows in (is_now, ~is_now))
     already, already_then = builder.already(now), builder.already(before)
     earlier = model.predict(past, before.origin, (~already_then).astype(np.float32)).potential
-    earlier = np.where(already_then, 0.0, earlier)
+    a_week_ago = np.full(panel.n_items, np.nan)
+    a_week_ago[before.item_idx] = np.where(already_then, 0.0, earlier)
     prediction = model.predict(features, now.origin, (~already).astype(np.float32))
+    # Ties in potential go by the score itself, then by the item's index.
+    order = np.lexsort((now.item_idx, -prediction.score, already))
+    active = _active(now.item_idx, prediction, already, _reasons(model, features, order, already, params))
+    lowest = float(prediction.potential[~already].min(initial=model.base_rate))
+    quiet = np.setdiff1d(np.arange(panel.n_items, dtype=np.int32), now.item_idx)
+    said = pa.concat_tables([active.take(pa.array(order)), _quiet(quiet, lowest, model.base_rate, params)])
+    flags = pa.array(cautions(panel, known, now.item_idx, prediction.expected_units))
     least = params.grades.least(model.base_rate)
-    table = _table(
-        known,
-        model,
-        params,
-        least,
-        now,
-        features,
-        prediction,
-        already,
-        (before.item_idx, earlier),
-        panel,
-    )
     return HotScores(
-        table=table,
+        table=_ranked(said, known, least, flags, a_week_ago),
         as_of=panel.days.date_of(panel.n_days),
         base_rate=model.base_rate,
         grades=least,
@@ -137,56 +132,64 @@ def grades(potential: Floats, least: Mapping[str, float]) -> list[str]:
     return chosen
 
 
-def _table(
-    known: Entities,
-    model: HotModel,
-    params: HotParams,
-    least: Mapping[str, float],
-    now: Samples,
-    features: FeatureTable,
-    prediction: Prediction,
-    already: BoolArray,
-    week_ago: tuple[IntArray, Floats],
-    panel: Panel,
-) -> pa.Table:
-    active, n_items = now.item_idx, panel.n_items
-    potential = np.where(already, 0.0, prediction.potential)
-    # Ties in potential go by the score itself, then by the item's index.
-    order = np.lexsort((active, -prediction.score, already))
-    quiet = np.setdiff1d(np.arange(n_items, dtype=np.int32), active)
-    lowest = float(potential[~already].min(initial=model.base_rate))
-    reasons = [""] * len(active)
-    best = order[: min(EXPLAINED, int((~already).sum()))]
-    for row, text in zip(best, explain(model, features, best), strict=True):
-        reasons[row] = text
-    for row, text in zip(order[len(best) :], plain_reasons(features, order[len(best) :]), strict=True):
-        reasons[row] = text
+def _reasons(
+    model: HotModel, features: FeatureTable, order: LongArray, already: BoolArray, params: HotParams
+) -> list[str]:
+    """Of every row of the features: of the best of the order from the model, of the rest from their sales."""
+    reasons = [""] * len(order)
+    n_explained = min(EXPLAINED, int((~already).sum()))
+    best, rest = order[:n_explained], order[n_explained:]
+    for rows, texts in ((best, explain(model, features, best)), (rest, plain_reasons(features, rest))):
+        for row, text in zip(rows, texts, strict=True):
+            reasons[row] = text
     for row in np.flatnonzero(already):
         reasons[row] = f"{params.target.target.value.replace('_', ' ')} already, so it cannot become so anew"
-    silence = f"no sale or other sign in the last {params.target.population_days} days"
+    return reasons
 
-    def column(values: Floats, rest: float) -> Floats:
-        return np.concatenate([values[order], np.full(len(quiet), rest)])
 
-    items = np.r_[active[order], quiet].astype(np.int32)
-    potentials = column(potential, min(lowest, model.base_rate))
-    earlier = np.full(n_items, np.nan)
-    earlier[week_ago[0]] = week_ago[1]
-    flags = cautions(panel, known, active, prediction.expected_units)
-    final = np.lexsort((np.arange(len(items)), -potentials))
-    table = pa.table(
+def _active(items: IntArray, prediction: Prediction, already: BoolArray, reasons: list[str]) -> pa.Table:
+    """What is said of the items that the model was shown."""
+    return pa.table(
         {
             "item_idx": pa.array(items, pa.int32()),
-            "item_id": known.ids.external(items),
-            "potential": potentials,
-            "rank": pa.array(np.zeros(len(items), np.int32)),
-            "grade": pa.array(grades(potentials, least)),
-            "lower": column(np.where(already, 0.0, prediction.lower), 0.0),
-            "upper": column(np.where(already, 0.0, prediction.upper), max(lowest, model.base_rate)),
-            "expected_units": column(prediction.expected_units, 0.0),
-            "reasons": pa.array([*(reasons[row] for row in order), *([silence] * len(quiet))]),
-            "flags": pa.array(flags).take(pa.array(items)),
-            "potential_a_week_ago": pa.array(earlier[items], from_pandas=True),
+            "potential": np.where(already, 0.0, prediction.potential),
+            "lower": np.where(already, 0.0, prediction.lower),
+            "upper": np.where(already, 0.0, prediction.upper),
+            "expected_units": prediction.expected_units,
+            "reasons": pa.array(reasons, pa.string()),
         }
-    ).take(pa.array(final))
-    return table.set_column(3, "rank", pa.array(np.arange(1, len(items) + 1), pa.int32()))
+    )
+
+
+def _quiet(items: IntArray, lowest: float, base_rate: float, params: HotParams) -> pa.Table:
+    """What is said of the items that it was not shown, `lowest` being the least potential of those it was."""
+    silence = f"no sale or other sign in the last {params.target.population_days} days"
+    return pa.table(
+        {
+            "item_idx": pa.array(items, pa.int32()),
+            "potential": np.full(len(items), min(lowest, base_rate)),
+            "lower": np.zeros(len(items)),
+            "upper": np.full(len(items), max(lowest, base_rate)),
+            "expected_units": np.zeros(len(items)),
+            "reasons": pa.array([silence] * len(items), pa.string()),
+        }
+    )
+
+
+def _ranked(
+    said: pa.Table, known: Entities, least: Mapping[str, float], flags: pa.Array, a_week_ago: Floats
+) -> pa.Table:
+    """All items by potential, those of equal potential as they come; flags and last week's are by item."""
+    potential = said["potential"].to_numpy()
+    said = said.take(pa.array(np.lexsort((np.arange(len(said)), -potential))))
+    items, potential = said["item_idx"].to_numpy(), said["potential"].to_numpy()
+    return pa.table(
+        {
+            **{name: said[name] for name in said.column_names},
+            "item_id": known.ids.external(items),
+            "rank": pa.array(np.arange(1, len(said) + 1), pa.int32()),
+            "grade": pa.array(grades(potential, least), pa.string()),
+            "flags": flags.take(pa.array(items)),
+            "potential_a_week_ago": pa.array(a_week_ago[items], from_pandas=True),
+        }
+    ).select(COLUMNS)

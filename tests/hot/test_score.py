@@ -301,3 +301,11 @@ def test_purchases_without_quantity_or_amount_are_enough(tmp_path: Path) -> None
     found = score_hot(prepared(tmp_path, bare), params=SMALL)
     assert found.as_of == START.date() + timedelta(days=N_DAYS)
     assert found.table["potential"].to_numpy()[0] > found.base_rate
+
+
+def test_what_is_out_already_is_said_so_and_promised_nothing(scores: HotScores) -> None:
+    rows = scores.table.to_pandas()
+    out = rows[rows.reasons.str.contains("already")]
+    assert len(out) > 0
+    assert (out[["potential", "lower", "upper"]] == 0).all(axis=None)
+    assert (rows.upper[rows.potential > 0] > 0).all()
