@@ -24,6 +24,10 @@ _TITLE = "title"
 _WORDS_A_TITLE = 24
 #: Columns whose ratio matters, not their difference: their logarithm is taken.
 _LOGARITHMIC = frozenset({"price", "cost", "amount"})
+#: A deviation of less than this share of the mean is what rounding leaves of equal numbers.
+_ROUNDING = 1e-9
+#: Where a standardised value ends: what is farther off was not there to learn from.
+_FARTHEST = 20.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,10 @@ class EncodedTable:
 
 @dataclass(frozen=True)
 class Scale:
-    """How a numeric column is standardised: (x - mean) / deviation, of log(1 + x) where `log`."""
+    """How a numeric column is standardised: (x - mean) / deviation, of log(1 + x) where `log`.
+
+    No further than `_FARTHEST`, so that one odd number does not drown what else is known.
+    """
 
     mean: float
     deviation: float
@@ -138,7 +145,8 @@ class TableEncoder:
             values = np.full(n, np.nan) if name not in table.column_names else _numbers(table[name], name)
             values = np.log1p(np.maximum(values, 0)) if scale.log else values
             missing = np.isnan(values)
-            numbers[:, place] = np.where(missing, 0.0, (values - scale.mean) / scale.deviation)
+            standard = np.clip((values - scale.mean) / scale.deviation, -_FARTHEST, _FARTHEST)
+            numbers[:, place] = np.where(missing, 0.0, standard)
             numbers[:, len(self.scales) + place] = missing
         return EncodedTable(codes, numbers, self._words(table, n))
 
@@ -193,18 +201,19 @@ def _auto_columns(table: pa.Table, kind: str, max_categories: int) -> tuple[str,
             )
             if few and pc.count_distinct(column).as_py() > 1:
                 chosen.append(name)
-        elif (
-            contract is not None
-            and _is_number(column.type)
-            and np.nanstd(_or_zero(column, f"{kind}.{name}")) > 0
-        ):
-            chosen.append(name)
+        elif contract is not None and _is_number(column.type):
+            values = _numbers(column, f"{kind}.{name}")
+            if _deviation(values[~np.isnan(values)]) > 0:
+                chosen.append(name)
     return tuple(chosen)
 
 
-def _or_zero(column: pa.ChunkedArray, name: str) -> Any:
-    values = _numbers(column, name)
-    return values if np.isfinite(values).any() else np.zeros(1)
+def _deviation(values: Any) -> float:
+    """Standard deviation of numbers, none missing; 0 where they are equal, but for rounding."""
+    if len(values) == 0:
+        return 0.0
+    deviation = float(values.std())
+    return deviation if deviation > _ROUNDING * abs(float(values.mean())) else 0.0
 
 
 def _is_categorical(kind: pa.DataType) -> bool:
@@ -256,6 +265,5 @@ def _scale(column: pa.ChunkedArray, name: str, kind: str) -> Scale:
     log = name in _LOGARITHMIC
     values = np.log1p(np.maximum(values, 0)) if log else values
     values = values[~np.isnan(values)]
-    if len(values) == 0:
-        return Scale(0.0, 1.0, log)
-    return Scale(float(values.mean()), float(values.std()) or 1.0, log)
+    mean = float(values.mean()) if len(values) else 0.0
+    return Scale(mean, _deviation(values) or 1.0, log)

@@ -90,3 +90,20 @@ def test_titles_are_words_that_some_share_and_not_most_the_rarest_first() -> Non
 
 def test_titles_without_a_shared_word_are_no_feature() -> None:
     assert not TableEncoder.fit(ITEMS, ("title",), kind="items", max_categories=9).encode(ITEMS, 6).some
+
+
+def test_numbers_that_are_equal_but_for_rounding_are_no_feature() -> None:
+    # The deviation of a thousand prices of 9.9 is 4e-16, and a new one of 10.9 was 2e14 of them away.
+    prices = pa.table({"price": [9.9] * 1000, "category": ["tea", "cup"] * 500})
+    encoder = TableEncoder.fit(prices, "auto", kind="items", max_categories=10)
+    assert list(encoder.scales) == []
+    asked_for = TableEncoder.fit(prices, ("price",), kind="items", max_categories=10)
+    numbers = asked_for.encode(pa.table({"price": [9.9, 10.9]}), 2).numbers[:, 0]
+    np.testing.assert_allclose(numbers, [0.0, math.log(11.9) - math.log(10.9)], atol=1e-6)
+
+
+def test_a_number_far_from_all_others_does_not_drown_what_else_is_known() -> None:
+    table = pa.table({"weight_g": [1.0, 2.0] * 50})
+    encoder = TableEncoder.fit(table, ("weight_g",), kind="items", max_categories=10)
+    numbers = encoder.encode(pa.table({"weight_g": [1e6, -1e6, 2.0]}), 3).numbers[:, 0]
+    np.testing.assert_allclose(numbers, [20.0, -20.0, 1.0])
