@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 IntArray = npt.NDArray[np.int32]
 LongArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
+DoubleArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
 #: An id as the caller spells it: the log's own integer or string.

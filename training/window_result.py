@@ -17,9 +17,8 @@ from recsys.data.dataset import Dataset
 from recsys.data.ids import id_keys
 from recsys.data.split import Window
 from recsys.errors import DataError
-from recsys.evaluation.metrics import DoubleArray
 from recsys.evaluation.protocol import Judged, Report
-from recsys.types import Behaviour, BoolArray, Target
+from recsys.types import Behaviour, BoolArray, DoubleArray, Target
 
 _USERS = "users.parquet"
 _WINDOW = "window.json"

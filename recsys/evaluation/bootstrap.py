@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recsys.evaluation.metrics import DoubleArray
+from recsys.types import DoubleArray
 
 #: Values drawn at once: bounds the memory of a resampling to about 64 MiB.
 _AT_ONCE = 1 << 23

@@ -9,12 +9,9 @@ NDCG@k = sum over hits of 1 / log2(rank + 1), over the same sum for a list that 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
-from recsys.types import BoolArray, Candidates, IntArray, LongArray
-
-DoubleArray = npt.NDArray[np.float64]
+from recsys.types import BoolArray, Candidates, DoubleArray, IntArray, LongArray
 
 
 def hits(candidates: Candidates, truth: sparse.csr_matrix, *, k: int) -> BoolArray:

@@ -12,8 +12,7 @@ from recsys.data.dataset import Dataset
 from recsys.data.split import Window
 from recsys.errors import WindowError
 from recsys.evaluation import metrics
-from recsys.evaluation.metrics import DoubleArray
-from recsys.types import Behaviour, BoolArray, Candidates, IntArray, LongArray, Target
+from recsys.types import Behaviour, BoolArray, Candidates, DoubleArray, IntArray, LongArray, Target
 
 #: Users (B,) int32 -> their lists. A user index at or above the fit's count is a new user.
 Recommend = Callable[[IntArray], Candidates]

@@ -17,7 +17,6 @@ from recsys.data.dataset import Dataset
 from recsys.durations import DAY_US
 from recsys.errors import ModelError
 from recsys.evaluation.bootstrap import paired_bootstrap
-from recsys.evaluation.metrics import DoubleArray
 from recsys.models.base import Model
 from recsys.models.fusion import (
     DEPTH,
@@ -29,7 +28,17 @@ from recsys.models.fusion import (
     features,
 )
 from recsys.models.trees import Trees
-from recsys.types import Behaviour, BoolArray, FloatArray, IntArray, LongArray, Params, Progress, Target
+from recsys.types import (
+    Behaviour,
+    BoolArray,
+    DoubleArray,
+    FloatArray,
+    IntArray,
+    LongArray,
+    Params,
+    Progress,
+    Target,
+)
 
 _USERS_AT_ONCE = 512
 

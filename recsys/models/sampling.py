@@ -34,7 +34,8 @@ class NegativeSampler:
     from every user, by its content.
 
     Args:
-        target_counts: (targets,) how many training examples have each target: the in-batch distribution.
+        expected: (targets,) float64, how many examples of a pass are expected to have each target: the
+            distribution of the batch's own.
         pool: (m,) int64, the targets that even draws are made from.
         in_batch: whether the targets of the other rows are negatives.
         n_uniform: how many even draws, with replacement, a batch gets.
@@ -42,14 +43,15 @@ class NegativeSampler:
     """
 
     def __init__(
-        self, target_counts: Tensor, pool: Tensor, *, in_batch: bool, n_uniform: int, log_q: bool
+        self, expected: Tensor, pool: Tensor, *, in_batch: bool, n_uniform: int, log_q: bool
     ) -> None:
         self.pool = pool
         self.in_batch = in_batch
         self.n_uniform = n_uniform
         self.log_q = log_q
-        # A target that is in a batch was counted; the floor only keeps the logarithm of others finite.
-        self.log_frequency = (target_counts.clamp(min=1) / target_counts.sum()).log().float()
+        # A target that is in a batch was expected; the floor only keeps the logarithm of others finite.
+        share = expected.float() / expected.sum().float()
+        self.log_frequency = share.clamp(min=torch.finfo(torch.float32).tiny).log()
 
     def draw(self, batch_targets: Tensor, generator: torch.Generator) -> Negatives:
         """Negatives for a batch whose targets are (B,) int64."""

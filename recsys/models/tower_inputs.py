@@ -25,7 +25,7 @@ from recsys.models.tower_validation import Validation
 from recsys.models.towers import EntityTower, TwoTowerNetwork
 from recsys.models.training_examples import ExampleSource, Timelines, Windows
 from recsys.models.two_tower_params import TwoTowerParams
-from recsys.types import FloatArray, LongArray, Progress
+from recsys.types import FloatArray, Progress
 
 
 @dataclass(frozen=True)
@@ -128,14 +128,11 @@ class TrainingInputs:
         network.users.learn_ids_of(torch.from_numpy(np.unique(self.windows().user_idx)))
         return network
 
-    def _target_counts(self) -> LongArray:
-        """(targets,) how many examples have each."""
-        predicted = self.timelines.target_idx[self.timelines.weight > 0]
-        return np.bincount(predicted, minlength=len(self.targets.features.codes))
-
     def _popularity(self) -> torch.Tensor:
         """(targets,) float32, 0 at the mean; a target that is never right counts as one that once is."""
-        logs = np.log(np.maximum(self._target_counts(), 1))
+        predicted = self.timelines.target_idx[self.timelines.weight > 0]
+        counts = np.bincount(predicted, minlength=len(self.targets.features.codes))
+        logs = np.log(np.maximum(counts, 1))
         return torch.from_numpy(self.params.popularity * (logs - logs.mean())).float()
 
     def windows(self) -> Windows:
@@ -158,10 +155,11 @@ class TrainingInputs:
         params, timelines, windows = self.params, self.timelines, self.windows()
         n_targets = network.targets.n
         pool = torch.from_numpy(timelines.targets).to(device)
-        counts = self._target_counts()
+        drawn = windows.draws(timelines, params.ahead)
+        expected = np.bincount(timelines.target_idx, drawn, n_targets).astype(np.float64)
         full = params.loss == "full" or (params.loss == "auto" and n_targets <= params.full_softmax_up_to)
         sampler = NegativeSampler(
-            torch.from_numpy(counts).to(device),
+            torch.from_numpy(expected).to(device),
             pool,
             in_batch=params.in_batch_negatives,
             n_uniform=params.uniform_negatives,
@@ -186,7 +184,7 @@ class TrainingInputs:
             windows,
             loss,
             params,
-            of_popularity=loss.of_popularity(counts),
+            of_popularity=loss.of_popularity(expected),
             seed=self.seed,
             validation=validation,
             validates=validates,

@@ -14,7 +14,7 @@ from recsys.models.sampling import ExposureSampler, Had, NegativeSampler
 from recsys.models.towers import TwoTowerNetwork
 from recsys.models.training_examples import Batch, Examples
 from recsys.models.two_tower_params import TwoTowerParams
-from recsys.types import LongArray
+from recsys.types import DoubleArray
 
 
 class TowerLoss:
@@ -53,24 +53,20 @@ class TowerLoss:
         if params.compile and pool.device.type == "cuda":
             self._encode = torch.compile(network.history, dynamic=True)
 
-    def of_popularity(self, target_counts: LongArray) -> float:
+    def of_popularity(self, expected: DoubleArray) -> float:
         """At most what towers have that know how often each target is right, and nothing of users.
 
         The entropy of the targets, and ln(1 + n) for every choice among 1 + n. Infinite without logQ, for
         then negatives are no sample of anything.
 
         Args:
-            target_counts: (targets,) how many examples have each.
+            expected: (targets,) how many examples of a pass are expected to have each.
         """
         if self.sampler is not None and not self.sampler.log_q:
             return math.inf
         params = self.params
         among_shown = params.exposure_weight * math.log1p(self.exposures.n)
-        return (
-            float(entropy(target_counts))
-            + among_shown
-            + params.hard_weight * math.log1p(params.hard_negatives)
-        )
+        return float(entropy(expected)) + among_shown + params.hard_weight * math.log1p(params.hard_negatives)
 
     def __call__(self, batch: Batch, whole: Examples | None = None) -> Tensor:
         """The weighted mean over the batch's examples, a scalar.

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from recsys.data.dataset import Events
 from recsys.durations import SECOND_US
-from recsys.types import BEHAVIOURS, Behaviour, FloatArray, IntArray, LongArray, Target
+from recsys.types import BEHAVIOURS, Behaviour, DoubleArray, FloatArray, IntArray, LongArray, Target
 
 #: What is predicted from what; see `TwoTowerParams.ahead`.
 Ahead = Literal["next", "all", "whole"]
@@ -161,11 +161,30 @@ class Windows:
     def __len__(self) -> int:
         return len(self.start)
 
+    def draws(self, timelines: Timelines, ahead: Ahead) -> DoubleArray:
+        """(N,) float64, how often a pass is expected to have each event of the timelines as an example.
+
+        An event with nothing before it may be none at all; and where a window has one moment, drawn evenly
+        among its m examples, the n-th is predicted with the chance n / m.
+        """
+        stretch = self.end - self.first
+        window = np.repeat(np.arange(len(self)), stretch)
+        event = self.first[window] + np.arange(len(window)) - np.repeat(np.cumsum(stretch) - stretch, stretch)
+        is_example = timelines.weight[event] > 0
+        window, event = window[is_example], event[is_example]
+        drawn = np.zeros(len(timelines.weight))
+        if ahead == "all":
+            before = np.cumsum(self.n_examples) - self.n_examples
+            drawn[event] = (np.arange(len(event)) - before[window] + 1) / self.n_examples[window]
+        else:
+            drawn[event] = 1.0
+        return drawn
+
     def batches(self, *, batch_size: int, at_most: int, rng: np.random.Generator) -> Iterator[LongArray]:
         """One pass in random order: indices of the windows of each batch, about `batch_size` examples each.
 
         Args:
-            batch_size: a batch holds so many examples or less, unless one window alone has more.
+            batch_size: a batch holds so many examples, or more by less than one window has.
             at_most: examples in the whole pass; more are left for another pass.
             rng: decides the order.
         """

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.models.training_examples import ExampleSource, Timelines, Windows
-from recsys.types import Behaviour, Target
+from recsys.models.training_examples import Ahead, ExampleSource, Timelines, Windows
+from recsys.types import Behaviour, FloatArray, Target
 from tests.models.conftest import BuildDataset
 
 BUY, VIEW = Behaviour.PURCHASE, Behaviour.VIEW
@@ -102,6 +102,31 @@ def test_from_the_moment_of_a_window_all_that_is_left_of_it_is_predicted(
             source.examples(own, np.array([at], np.float32)).target_idx.tolist()
             == each.examples.target_idx[first:].tolist()
         )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    times=st.lists(st.lists(st.integers(0, 30), max_size=25).map(sorted), min_size=1, max_size=5),
+    length=st.integers(1, 8),
+    from_nothing=st.booleans(),
+    ahead=st.sampled_from(["next", "all", "whole"]),
+)
+def test_how_often_an_event_is_an_example_is_told(
+    times: list[list[int]], length: int, from_nothing: bool, ahead: Ahead
+) -> None:
+    timelines = _timelines(times)
+    timelines.weight[::4] = 0.0
+    windows = Windows.of(timelines, length, from_nothing=from_nothing)
+    source = ExampleSource(timelines, windows, torch.device("cpu"), ahead)
+    drawn = np.zeros(len(timelines.weight))
+    for window, m in enumerate(windows.n_examples.tolist()):
+        moments: list[FloatArray | None] = [None]
+        if ahead == "all":  # every one that the window may have, each as likely
+            moments = [np.array([(n + 0.5) / m], np.float32) for n in range(m)]
+        for at in moments:
+            event = source.batch(np.array([window]), at).event
+            drawn += np.bincount(event, minlength=len(drawn)) / len(moments)
+    np.testing.assert_allclose(windows.draws(timelines, ahead), drawn, atol=1e-12)
 
 
 @settings(max_examples=60, deadline=None)
