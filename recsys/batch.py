@@ -16,11 +16,11 @@ from recsys.data.prepare import prepare
 from recsys.errors import DataError
 from recsys.hot.params import HotParams
 from recsys.hot.score import HotScores, score_hot
-from recsys.product_sections import read_catalogue
+from recsys.product_sections import Catalogue, read_catalogue
 from recsys.room_sections import read_rooms
 from recsys.rooms.replay import KnownIds, moments_us, replay
 from recsys.tables import check_out, read_table, write_table
-from recsys.types import Progress
+from recsys.types import BoolArray, Progress
 
 _REPORT_EVERY = 200
 
@@ -102,7 +102,7 @@ def replay_rooms(
     The log is played in time order, and each request sees what was known strictly before its `at`. The state
     starts empty, because the log is taken to hold what the bundle was trained on; a log that begins after the
     bundle's moment is played onto the state that the bundle carries. A request at which no room is live has
-    no row.
+    no row. Who has opted out, by the log or by the bundle, is answered as a stranger is.
 
     Args:
         bundle: folder of a bundle with rooms.
@@ -142,12 +142,21 @@ def replay_rooms(
             asked,
             k=k,
             ids=ids,
+            opted_out=_opted_out(asked["user_id"], dataset, catalogue),
             start=parts.state() if goes_on else None,
             start_rooms=parts.rooms if goes_on else None,
             progress=progress,
         )
     write_table(table, out)
     return int(table.num_rows)
+
+
+def _opted_out(user_ids: pa.ChunkedArray, dataset: Dataset, catalogue: Catalogue) -> BoolArray:
+    """(N,) whether the log or the bundle says so of each user."""
+    # Of a user that is not known, index -1, the last flag is read.
+    in_log = np.append(dataset.personalised(), True)[dataset.users.ids.index(user_ids)]
+    in_bundle = np.append(catalogue.personalised, True)[catalogue.users.index(user_ids)]
+    return np.asarray(~(in_log & in_bundle))
 
 
 def score_hot_items(

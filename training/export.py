@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from recsys.bundle import CORE, Section
 from recsys.data.dataset import Dataset
@@ -37,7 +35,7 @@ from recsys.product_sections import (
     returns_section,
     vectors_section,
 )
-from recsys.types import BoolArray, Target
+from recsys.types import Target
 
 #: How many popular products of each segment the bundle keeps.
 POPULAR_DEPTH = 2_000
@@ -89,22 +87,13 @@ def _catalogue(dataset: Dataset) -> Catalogue:
         items=dataset.items.ids,
         item_table=dataset.items.table,
         users=dataset.users.ids,
-        personalised=_personalised(dataset),
+        personalised=dataset.personalised(),
         histories=latest(dataset.histories(Target.ITEM)),
         seen_indptr=seen.indptr.astype(np.int64),
         seen_ids=seen.indices.astype(np.int32),
         consumption=consumed_by,
         as_of_us=dataset.as_of_us,
     )
-
-
-def _personalised(dataset: Dataset) -> BoolArray:
-    """(users,) False for those who have opted out; a user of whom the log says nothing has not."""
-    column = dataset.users.column("personalised")
-    if column is None:
-        return np.ones(len(dataset.users), dtype=bool)
-    flags: BoolArray = pc.fill_null(column.cast(pa.bool_()), True).to_numpy(zero_copy_only=False)
-    return flags
 
 
 def _vectors(source: VectorModel) -> Vectors:

@@ -246,6 +246,14 @@ class Dataset:
         """What is recommended: the products, or the streamers whose rooms are."""
         return self.items if target is Target.ITEM else self.streamers
 
+    def personalised(self) -> BoolArray:
+        """(users,) False for those who have opted out; a user of whom the log says nothing has not."""
+        column = self.users.column("personalised")
+        if column is None:
+            return np.ones(len(self.users), dtype=bool)
+        flags: BoolArray = pc.fill_null(column.cast(pa.bool_()), True).to_numpy(zero_copy_only=False)
+        return flags
+
     def settle(self, weights: BehaviourWeights) -> BehaviourWeights:
         """The weights with a half-life of `auto` as of this log's length."""
         return weights.settled(self.days)

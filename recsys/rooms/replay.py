@@ -21,7 +21,7 @@ from recsys.rooms.log_feed import IndexMaps, LogFeed
 from recsys.rooms.params import StateParams
 from recsys.rooms.scorer import RoomRanking
 from recsys.rooms.state import LiveState
-from recsys.types import IntArray, LongArray, Progress
+from recsys.types import BoolArray, IntArray, LongArray, Progress
 
 #: Requests between two reports of progress.
 _REPORT = 500
@@ -83,24 +83,33 @@ class Replay:
             start_rooms: the ids of the rooms of `start`, by its room_idx.
         """
         self.dataset = dataset
+        self._ids = ids
         self.state = LiveState(scorer.state_params) if start is None else start
         self.maps = _maps(dataset, ids, start_rooms)
         after_us = None if start is None else start.now_us
         self._feed = LogFeed(dataset, scorer.content.category_code, self.maps, after_us=after_us)
         self._room_at = _inverse(self.maps.room, 0 if start_rooms is None else len(start_rooms))
 
+    def users(self, user_ids: pa.ChunkedArray | pa.Array) -> IntArray:
+        """(N,) the state's index of N users by their ids; -1 for one that neither log nor scorer knows."""
+        of_log = self.dataset.users.ids.index(user_ids)
+        found = np.append(self.maps.user, np.int32(-1))[of_log]
+        if self._ids is None:
+            return found
+        known = self._ids.users.index(user_ids)
+        return np.where(known >= 0, known, found)
+
     def moments(self, users: IntArray, at_us: LongArray) -> Iterator[Moment]:
         """Each request in the order of time.
 
         Args:
-            users: (N,) user_idx of the log, -1 for one that it does not know.
+            users: (N,) index in the state, as `users` gives it; -1 for a stranger.
             at_us: (N,) moments in microseconds since the epoch.
         """
-        state_users = np.where(users >= 0, self.maps.user[np.maximum(users, 0)], -1) if len(users) else users
         for request in np.argsort(at_us, kind="stable").tolist():
             moment_us = int(at_us[request])
             self._feed.advance(self.state, moment_us)
-            yield Moment(request, int(state_users[request]), moment_us, self.state)
+            yield Moment(request, int(users[request]), moment_us, self.state)
 
     def rooms_of_log(self, rooms: IntArray) -> IntArray:
         """(N,) the log's room_idx of N rooms of the state; -1 for a room that only the state knows."""
@@ -114,6 +123,7 @@ def replay(
     *,
     k: int,
     ids: KnownIds | None = None,
+    opted_out: BoolArray | None = None,
     start: LiveState | None = None,
     start_rooms: IdMap | None = None,
     progress: Progress | None = None,
@@ -127,6 +137,7 @@ def replay(
         dataset: the log, read by `Dataset.whole`; rows of it at or after a request's moment play no part.
         requests: user_id and at; both come back as they are.
         k: most rooms a request.
+        opted_out: (N,) requests that are answered as a stranger's are, without anything of the user.
         ids, start, start_rooms: see `Replay`.
         progress: called as progress(requests done, requests, text).
 
@@ -139,8 +150,10 @@ def replay(
     if k < 1:
         raise DataError(f"k={k}: ask for at least 1")
     at_us = moments_us(requests["at"])
-    users = dataset.users.ids.index(requests["user_id"])
     played = Replay(scorer, dataset, ids, start=start, start_rooms=start_rooms)
+    users = played.users(requests["user_id"])
+    if opted_out is not None:
+        users = np.where(opted_out, np.int32(-1), users)
     answers: list[tuple[IntArray, npt.NDArray[np.float32]]] = [
         (np.zeros(0, np.int32), np.zeros(0, np.float32)) for _ in range(len(at_us))
     ]

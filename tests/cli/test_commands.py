@@ -186,6 +186,33 @@ def test_rooms_answers_with_rooms_that_are_live(work, tmp_path):
     assert len(hits) >= 10  # of 40; five of the handful of live rooms are shown
 
 
+def test_rooms_use_nothing_of_a_user_who_has_opted_out(work, tmp_path):
+    logs = tmp_path / "logs"
+    shutil.copytree(work / "logs", logs)
+    users = pq.read_table(logs / "users.parquet").to_pandas()
+    events = pq.read_table(logs / "events.parquet").to_pandas()
+    entered = events[events.event == "enter"]
+    often = entered.user_id.value_counts().index[0]
+    moments = entered[entered.user_id == often].timestamp.tail(5)
+    asked = [{"user_id": user, "at": at} for at in moments for user in (often, "a stranger")]
+    pd.DataFrame(asked).astype({"user_id": str}).to_csv(tmp_path / "asked.csv", index=False)
+
+    def answers(name):
+        out = tmp_path / f"{name}.csv"
+        assert run("rooms", work / "bundle", logs, "--requests", tmp_path / "asked.csv", "--out", out) == 0
+        found = pd.read_csv(out).astype({"user_id": str})
+        return [
+            found[found.user_id == user][["at", "room_id", "rank", "score"]].to_numpy().tolist()
+            for user in (str(often), "a stranger")
+        ]
+
+    known, stranger = answers("known")
+    assert known != stranger
+    users.assign(personalised=users.user_id != often).to_parquet(logs / "users.parquet", index=False)
+    out, again = answers("opted_out")
+    assert out == again == stranger
+
+
 def test_hot_writes_the_contract(work, tmp_path):
     out = tmp_path / "hot.csv"
     day = (

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pytest
 
 from recsys.data.dataset import Dataset
+from recsys.data.ids import IdMap
 from recsys.errors import DataError
 from recsys.rooms.catalogue import content_of, state_params_of
 from recsys.rooms.log_feed import LogFeed
 from recsys.rooms.memory import PairCounter
 from recsys.rooms.params import StateParams
-from recsys.rooms.replay import KnownIds, moments_us, replay
+from recsys.rooms.replay import KnownIds, Replay, moments_us, replay
 from recsys.rooms.scorer import RoomScorer
 from recsys.rooms.state import LiveState
 from recsys.types import Behaviour
@@ -98,6 +99,16 @@ def test_what_happens_later_changes_no_answer(make_dataset: Make, evening: dict[
     before = replay(scorer, dataset, table, k=3)
     assert before.num_rows == 9
     assert replay(scorer, later, table, k=3, ids=ids).equals(before)
+
+
+def test_a_user_is_known_by_the_scorer_or_by_the_log(make_dataset: Make, evening: dict[str, Rows]) -> None:
+    dataset = Dataset.whole(make_dataset(**evening).path)
+    scorer = RoomScorer(state_params_of(dataset), content_of(dataset))
+    known = IdMap(pa.array(["ben", "of last year"]), pa.string())
+    ids = KnownIds(known, dataset.items.ids, dataset.streamers.ids)
+    found = Replay(scorer, dataset, ids).users(pa.array(["ann", "ben", "of last year", "nobody"]))
+    assert found[0] >= len(known)  # of the log alone: numbered behind those of the scorer
+    assert found[1:].tolist() == [0, 1, -1]
 
 
 def test_answers_keep_the_order_and_spelling_of_the_requests(
