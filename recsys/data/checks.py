@@ -10,12 +10,14 @@ import ibis
 
 from recsys.data.engine import UNREADABLE_LINE
 from recsys.data.logs import RawTable, any_of, typed
-from recsys.data.schema import EVENT_NAMES, NEEDS_ITEM, Kind, Table
+from recsys.data.schema import EVENT_NAMES, NEEDS_ITEM, Column, Kind, Table
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
 
 REASON = "reason"
+#: Why a row that is used is in the quarantine too: a cell of it could not be.
+_NOTE = "note:"
 RAW = "raw:"  # no column of a file is likely to begin so
 EARLIEST = datetime(1980, 1, 1)
 LONGEST_VIEW_S = 7 * 86_400
@@ -31,7 +33,8 @@ class Checked:
 
     Attributes:
         rows: typed contract columns (a column that the log lacks is null), features under their own names,
-            every column of the file as `raw:<name>`, and `reason`: null for a good row.
+            every column of the file as `raw:<name>`, `reason`: null for a good row, and `note:`: what of a
+            good row is not used as it stands, null for nothing.
         features: names of the columns that the contract does not know and that models can read.
         dropped: columns that no model reads: of lists, maps or bytes, or with a name of the Dataset's own.
     """
@@ -49,8 +52,9 @@ class Checked:
 
     @property
     def bad(self) -> ir.Table:
-        """The rows that break it, as they were in the file, with the reason."""
-        bad = self.rows.filter(self.rows[REASON].notnull())
+        """The rows that break it, if only in a cell, as they were in the file, with the reason."""
+        reason = ibis.coalesce(self.rows[REASON], self.rows[_NOTE])
+        bad = self.rows.mutate(**{REASON: reason}).filter(reason.notnull())
         raw = {name.removeprefix(RAW): bad[name] for name in bad.columns if name.startswith(RAW)}
         return bad.select(
             **{name: column for name, column in raw.items() if name != REASON}, reason=bad[REASON]
@@ -79,7 +83,11 @@ def check(table: RawTable, *, now: datetime) -> Checked:
     for name in features:
         columns[name] = _feature(data[name], numeric=name in table.numeric)
     rows = data.select(**columns)
-    rows = rows.mutate(**{REASON: _first_reason(schema, rows, now)})
+    rows = rows.mutate(**{REASON: _first_reason(schema, rows, now), _NOTE: ibis.null("string")})
+    if schema.name == "items":
+        rows = _without_bad_cells(schema, rows)
+    elif schema.name == "users" and data.columns[0] == "user_id":
+        rows = _opted_out_by_unreadable_lines(rows)
     key = "event_id" if schema.name == "events" else _key(schema)
     if key is not None and key in data.columns:
         rows = _judge_repeats(rows, schema, key)
@@ -135,31 +143,79 @@ def _first_reason(schema: Table, rows: ir.Table, now: datetime) -> ir.Column:
         reasons.append((rows[line].notnull(), unreadable))
     for column in schema.columns:
         value = rows[column.name]
-        present = f"{RAW}{column.name}" in rows.columns
-        raw = rows[f"{RAW}{column.name}"] if present else None
-        if column.required and raw is not None:
-            reasons.append((raw.isnull(), f"{column.name} is missing"))
+        if column.required and f"{RAW}{column.name}" in rows.columns:
+            reasons.append((rows[f"{RAW}{column.name}"].isnull(), f"{column.name} is missing"))
         if column.kind is Kind.EVENT:
             reasons.append(
                 (value.notin(EVENT_NAMES), f"{column.name} is not one of {', '.join(EVENT_NAMES)}")
             )
-        if raw is not None and column.kind is Kind.TIME:
-            reasons.append(
-                (raw.notnull() & value.isnull(), f"{column.name} cannot be read as a {column.kind}")
-            )
-        if raw is not None and column.kind is Kind.NUMBER:
-            if raw.type().is_string():
-                unread = raw.notnull() & raw.try_cast("float64").isnull()
-                reasons.append((unread, f"{column.name} cannot be read as a number"))
-            reasons.append((value.isinf(), f"{column.name} is infinite"))
-            reasons.append((value.abs() > LARGEST_NUMBER, f"{column.name} is beyond {LARGEST_NUMBER:g}"))
-            if column.minimum is not None:
-                reasons.append((value < column.minimum, f"{column.name} is below {column.minimum:g}"))
+        if schema.name != "items":
+            reasons += _cell_reasons(column, rows)
     if schema.name == "events":
         reasons += _event_reasons(rows, now)
     if schema.name in ("rooms", "showcases", "promotions"):
         reasons.append((rows.ended_at < rows.started_at, "ended_at is before started_at"))
     return ibis.cases(*reasons, else_=ibis.null("string"))
+
+
+def _cell_reasons(column: Column, rows: ir.Table) -> list[tuple[ir.BooleanColumn, str]]:
+    """What may be wrong with a time or a number."""
+    if f"{RAW}{column.name}" not in rows.columns:
+        return []
+    value, raw, name = rows[column.name], rows[f"{RAW}{column.name}"], column.name
+    if column.kind is Kind.TIME:
+        return [(raw.notnull() & value.isnull(), f"{name} cannot be read as a {column.kind}")]
+    if column.kind is not Kind.NUMBER:
+        return []
+    reasons = []
+    if raw.type().is_string():
+        unread = raw.notnull() & raw.try_cast("float64").isnull()
+        reasons.append((unread, f"{name} cannot be read as a number"))
+    reasons.append((value.isinf(), f"{name} is infinite"))
+    reasons.append((value.abs() > LARGEST_NUMBER, f"{name} is beyond {LARGEST_NUMBER:g}"))
+    if column.minimum is not None:
+        reasons.append((value < column.minimum, f"{name} is below {column.minimum:g}"))
+    return reasons
+
+
+def _without_bad_cells(schema: Table, rows: ir.Table) -> ir.Table:
+    """Items whose cells that cannot be used are empty, and noted.
+
+    Nobody loses a product's category, or the word that it is sold out, for a price of "1,299". A stock that
+    cannot be read is none: what may be sold out is not shown.
+    """
+    notes: list[tuple[ir.BooleanColumn, str]] = []
+    cells: dict[str, ir.Column] = {}
+    for column in schema.columns:
+        reasons = _cell_reasons(column, rows)
+        if not reasons:
+            continue
+        is_stock = column.name == "stock"
+        instead = ibis.literal(0.0) if is_stock else ibis.null(_DTYPES[column.kind])
+        bad = any_of([wrong.fill_null(False) for wrong, _ in reasons])
+        cells[column.name] = ibis.ifelse(bad, instead, rows[column.name])
+        taken = "taken as 0" if is_stock else "taken as unknown"
+        notes += [(wrong, f"{reason}: {taken}, the rest of the row is used") for wrong, reason in reasons]
+    if not notes:
+        return rows
+    return rows.mutate(**{_NOTE: ibis.cases(*notes, else_=ibis.null("string"))}, **cells)
+
+
+def _opted_out_by_unreadable_lines(rows: ir.Table) -> ir.Table:
+    """Users, and of lines that cannot be split whose they are: no consent can be read in them."""
+    column = f"{RAW}{UNREADABLE_LINE}"
+    if column not in rows.columns:
+        return rows
+    line = rows[column]
+    found = line.notnull() & line.contains(",")
+    return rows.mutate(
+        user_id=ibis.ifelse(found, line.split(",")[0].strip().replace('"', ""), rows.user_id),
+        personalised=ibis.ifelse(found, False, rows.personalised),
+        **{
+            REASON: ibis.ifelse(found, ibis.null("string"), rows[REASON]),
+            _NOTE: ibis.ifelse(found, rows[REASON] + ": the user is taken to have opted out", rows[_NOTE]),
+        },
+    )
 
 
 def _event_reasons(rows: ir.Table, now: datetime) -> list[tuple[ir.BooleanColumn, str]]:
@@ -177,10 +233,9 @@ def _event_reasons(rows: ir.Table, now: datetime) -> list[tuple[ir.BooleanColumn
 def _judge_repeats(rows: ir.Table, schema: Table, key: str) -> ir.Table:
     """Of the good rows that share a key the first stays: the earliest, ties broken by every column."""
     # No consent goes before consent: of a person's rows the one that opted out stays.
-    flags_first = sorted(schema.columns, key=lambda column: column.kind is not Kind.FLAG)
-    columns = [column.name for column in flags_first if column.name != key]
-    first = ["timestamp"] if "timestamp" in columns else []
-    order = [rows[name] for name in (*first, *(name for name in columns if name not in first))]
+    first = [each.name for each in schema.columns if each.name == "timestamp" or each.kind is Kind.FLAG]
+    rest = [each.name for each in schema.columns if each.name not in (*first, key)]
+    order = [*(rows[name] for name in first), rows[_NOTE].notnull(), *(rows[name] for name in rest)]
     window = ibis.window(group_by=[rows[key], rows[REASON].isnull()], order_by=order)
     repeat = rows[key].notnull() & rows[REASON].isnull() & (ibis.row_number().over(window) > 0)
     return rows.mutate(**{REASON: ibis.ifelse(repeat, f"{key} occurs again", rows[REASON])})

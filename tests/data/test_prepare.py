@@ -473,3 +473,61 @@ def test_the_contract_names_each_column_once():
     for table in TABLES.values():
         names = [column.name for column in table.columns]
         assert len(names) == len(set(names))
+
+
+def test_of_an_item_only_the_cell_that_cannot_be_read_is_left_out(tmp_path):
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "events.csv").write_text(
+        "user_id,event,timestamp,item_id\n" + "".join(f"u,click,2024-01-01,{i}\n" for i in "abcde")
+    )
+    (logs / "items.csv").write_text(
+        "item_id,category,price,stock,listed_at\n"
+        'a,tea,"1,299",0,2023-01-01\n'
+        "b,tea,5,sold out,2023-01-01\n"
+        "c,tea,5,4,yesterday\n"
+        "d,tea,inf,4,2023-01-01\n"
+        "e,cup,7,,2023-01-01\n"
+    )
+    summary = prepare(logs, tmp_path / "out")
+    items = pq.read_table(tmp_path / "out" / "items.parquet").to_pandas().set_index("item_id")
+    assert items.category.to_dict() == {"a": "tea", "b": "tea", "c": "tea", "d": "tea", "e": "cup"}
+    assert items.price.fillna(-1).to_dict() == {"a": -1, "b": 5, "c": 5, "d": -1, "e": 7}
+    # What may be sold out is not shown; of what nothing is said there is enough.
+    assert items.stock.fillna(-1).to_dict() == {"a": 0, "b": 0, "c": 4, "d": 4, "e": -1}
+    assert pd.isna(items.listed_at["c"])
+    assert summary.rows["items"] == 5
+    noted = {fault.example.split("'")[1]: fault.reason for fault in summary.quarantined}
+    assert noted == {
+        "a": "price cannot be read as a number: taken as unknown, the rest of the row is used",
+        "b": "stock cannot be read as a number: taken as 0, the rest of the row is used",
+        "c": "listed_at cannot be read as a time: taken as unknown, the rest of the row is used",
+        "d": "price is infinite: taken as unknown, the rest of the row is used",
+    }
+
+
+def test_a_sound_row_of_an_item_goes_before_one_with_a_bad_cell(tmp_path):
+    events = [{"user_id": "u", "event": "click", "timestamp": "2024-01-01", "item_id": "a"}]
+    items = [
+        {"item_id": "a", "category": "cup", "price": "1,299"},
+        {"item_id": "a", "category": "tea", "price": "7"},
+    ]
+    prepare(write_logs(tmp_path / "logs", events=events, items=items), tmp_path / "out")
+    (item,) = pq.read_table(tmp_path / "out" / "items.parquet").to_pylist()
+    assert (item["category"], item["price"]) == ("tea", 7.0)
+
+
+def test_no_consent_is_read_in_a_line_that_cannot_be_split(tmp_path):
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "events.csv").write_text(
+        "user_id,event,timestamp,item_id\n" + "".join(f"{u},click,2024-01-01,a\n" for u in ("u1", "u2", "u3"))
+    )
+    (logs / "users.csv").write_text(
+        'user_id,personalised,age_band\nu1,true,18-24\n"u2",false,18-24,oops\nu3,true,18-24\nu3,true\n'
+    )
+    summary = prepare(logs, tmp_path / "out")
+    users = pq.read_table(tmp_path / "out" / "users.parquet").to_pandas().set_index("user_id")
+    assert users.personalised.to_dict() == {"u1": True, "u2": False, "u3": False}
+    reasons = [fault.reason for fault in summary.quarantined]
+    assert any(reason.endswith("the user is taken to have opted out") for reason in reasons)
