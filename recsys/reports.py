@@ -118,6 +118,15 @@ def show_prepared(console: Console, summary: PrepareSummary) -> None:
         console.print(f"    as in {fault.example[:160]}", style="dim", highlight=False, markup=False)
     if len(summary.quarantined) > MAX_REASONS:
         console.print(f"and {len(summary.quarantined) - MAX_REASONS} more reasons: see dataset.json")
+    for table in summary.unmatched:
+        console.print(
+            f"none of the {table.rows:,} ids of {table.table} occurs in the rest of the log,"
+            f" {table.example!r} beside {table.elsewhere!r}:"
+            f" what {table.table} says is of nothing that anybody did",
+            style="yellow",
+            highlight=False,
+            markup=False,
+        )
     for column in summary.dropped_columns:
         console.print(f"column {column} is of a type that no model reads", style="yellow")
     console.print(f"Dataset in {summary.path}")

@@ -51,6 +51,23 @@ class Quarantined:
 
 
 @dataclass(frozen=True)
+class Unmatched:
+    """A table of which no id occurs anywhere else in the log: most likely the two are spelt differently.
+
+    Attributes:
+        table: items, users, rooms or streamers.
+        rows: good rows of it, none of which says anything of what the log is about.
+        example: an id of the table.
+        elsewhere: one of the rest of the log.
+    """
+
+    table: str
+    rows: int
+    example: str
+    elsewhere: str
+
+
+@dataclass(frozen=True)
 class PrepareSummary:
     """What `prepare` did.
 
@@ -61,6 +78,7 @@ class PrepareSummary:
         behaviours: events of each name.
         first, last: times of the first and the last event, UTC.
         quarantined: what was left out, and why.
+        unmatched: tables that say nothing of what the log is about.
         dropped_columns: feature columns of types that no model reads, as table.column.
         fingerprint: SHA-256 over what was written.
     """
@@ -72,6 +90,7 @@ class PrepareSummary:
     first: datetime
     last: datetime
     quarantined: tuple[Quarantined, ...]
+    unmatched: tuple[Unmatched, ...]
     dropped_columns: tuple[str, ...]
     fingerprint: str
 
@@ -181,7 +200,7 @@ def _build(
         limit = ibis.literal(until.astimezone(UTC).replace(tzinfo=None) if until.tzinfo else until)
         tables["events"] = tables["events"].filter(tables["events"].timestamp < limit)
     say("numbering ids")
-    entities = _number_ids(tables, built, engine)
+    entities, unmatched = _number_ids(tables, rows, built, engine)
     say("ordering events")
     _write_events(tables, entities, built, engine)
     _write_spans(tables, entities, built, engine)
@@ -201,6 +220,7 @@ def _build(
         first=first,
         last=last,
         quarantined=tuple(quarantined),
+        unmatched=tuple(unmatched),
         dropped_columns=tuple(dropped),
         fingerprint=_fingerprint(built),
     )
@@ -294,8 +314,13 @@ def _absent(name: str, scratch: Path, engine: Engine) -> ir.Table:
     return engine.read([path], csv=False)
 
 
-def _number_ids(tables: Mapping[str, ir.Table], built: Path, engine: Engine) -> dict[str, ir.Table]:
-    """Write users, items, rooms and streamers in index order; returns them with their `<kind>_idx`."""
+def _number_ids(
+    tables: Mapping[str, ir.Table], rows: Mapping[str, int], built: Path, engine: Engine
+) -> tuple[dict[str, ir.Table], list[Unmatched]]:
+    """Write users, items, rooms and streamers in index order; returns them with their `<kind>_idx`.
+
+    And those of the tables, of so many rows, that have no id in common with the rest of the log.
+    """
     events, rooms = tables["events"], tables["rooms"]
     showcases, promotions = tables["showcases"], tables["promotions"]
     announced = ibis.coalesce(promotions.announced_at, promotions.started_at)
@@ -318,13 +343,21 @@ def _number_ids(tables: Mapping[str, ir.Table], built: Path, engine: Engine) -> 
         ],
     }
     begins = {"item": tables["items"].listed_at, "room": rooms.started_at}
-    numbered = {}
+    numbered, unmatched = {}, []
     for kind in KINDS:
         table, key = tables[f"{kind}s"], f"{kind}_id"
-        rows = ibis.union(*shown[kind]) if len(shown[kind]) > 1 else shown[kind][0]
-        first = rows.filter(rows[_ID].notnull()).group_by(_ID).aggregate(**{_FIRST: rows[_AT].min()})
+        seen = ibis.union(*shown[kind]) if len(shown[kind]) > 1 else shown[kind][0]
+        first = seen.filter(seen[_ID].notnull()).group_by(_ID).aggregate(**{_FIRST: seen[_AT].min()})
         own = table.mutate(**{_OWN: begins.get(kind, ibis.null("timestamp")), _LISTED: True})
         both = first.outer_join(own, first[_ID] == own[key])
+        if rows.get(f"{kind}s"):
+            of_both = (both[_ID].notnull() & both[key].notnull()).sum()
+            found = both.aggregate(of_both=of_both, own=both[key].min(), elsewhere=both[_ID].min())
+            (counted,) = found.to_pyarrow().to_pylist()
+            if not counted["of_both"] and counted["elsewhere"] is not None:
+                unmatched.append(
+                    Unmatched(f"{kind}s", rows[f"{kind}s"], counted["own"], counted["elsewhere"])
+                )
         # A row of a catalogue without a date says that the thing was there all along; a room's row does not.
         always = both[_LISTED].fill_null(False) & both[_OWN].isnull() & (kind != "room")
         known_at = ibis.ifelse(always, ibis.null("timestamp"), ibis.least(both[_FIRST], both[_OWN]))
@@ -335,7 +368,7 @@ def _number_ids(tables: Mapping[str, ir.Table], built: Path, engine: Engine) -> 
         path = built / f"{kind}s.parquet"
         engine.write(result.mutate(**{f"{kind}_idx": index}).order_by(f"{kind}_idx"), path)
         numbered[kind] = engine.read([path], csv=False)
-    return numbered
+    return numbered, unmatched
 
 
 def _shown(table: ir.Table, ids: ir.Column, at: ir.Column) -> ir.Table:

@@ -14,7 +14,7 @@ import pytest
 
 from recsys.data.behaviours import BehaviourWeights
 from recsys.data.dataset import Dataset
-from recsys.data.prepare import prepare
+from recsys.data.prepare import Unmatched, prepare
 from recsys.data.schema import TABLES
 from recsys.data.tombstones import forget
 from recsys.errors import DataError
@@ -531,3 +531,13 @@ def test_no_consent_is_read_in_a_line_that_cannot_be_split(tmp_path):
     assert users.personalised.to_dict() == {"u1": True, "u2": False, "u3": False}
     reasons = [fault.reason for fault in summary.quarantined]
     assert any(reason.endswith("the user is taken to have opted out") for reason in reasons)
+
+
+def test_a_table_whose_ids_are_spelt_otherwise_is_told_of(tmp_path):
+    events = [{"user_id": "u", "event": "click", "timestamp": "2024-01-01", "item_id": i} for i in range(3)]
+    items = [{"item_id": f"0000{i}", "stock": 0} for i in range(3)]
+    users = [{"user_id": "u", "gender": "f"}, {"user_id": "v", "gender": "f"}]
+    summary = prepare(
+        write_logs(tmp_path / "logs", events=events, items=items, users=users), tmp_path / "out"
+    )
+    assert summary.unmatched == (Unmatched("items", 3, "00000", "0"),)
