@@ -125,6 +125,7 @@ class Trainer:
         self._state = _State()
         self._best: dict[str, Tensor] = {}
         self._pending: list[Tensor] = []
+        self._last_loss = float("nan")
         self._kept_step: int | None = None  # of the checkpoint in the folder
         self._optimisers = _optimisers(network, params)
         per_epoch = min(int(windows.n_examples.sum()), params.examples_per_epoch)
@@ -260,6 +261,7 @@ class Trainer:
                 step = state.step - len(values) + place + 1
                 raise self._diverged(f"the loss of step {step} is {value}")
         self._pending.clear()
+        self._last_loss = values[-1]
         state.loss_sum += sum(values)
         state.loss_steps += len(values)
         if self.progress is not None:
@@ -298,6 +300,11 @@ class Trainer:
         for name, tensor in self.network.state_dict().items():
             if not torch.isfinite(tensor).all():
                 raise self._diverged(f"{name} is not finite after step {self._state.step}")
+        if self.network.tells_nothing_apart:
+            raise self._diverged(
+                f"by step {self._state.step} the temperature is {self.network.temperature.item():.3g},"
+                f" so that all scores are alike, and the loss {self._last_loss:.4f},"
+            )
 
     def _diverged(self, how: str) -> ModelError:
         kept = (

@@ -15,6 +15,9 @@ from recsys.types import FloatArray
 
 #: The sharpest softmax that training may come to: below it, rounding decides.
 _LOWEST_TEMPERATURE = 0.01
+#: Over such a temperature the scores of vectors of length 1 lie within a fiftieth of each other: nothing is
+#: told apart, and only a training that has come apart gets there.
+_HIGHEST_TEMPERATURE = 100.0
 
 
 class EntityTower(nn.Module):
@@ -239,6 +242,12 @@ class TwoTowerNetwork(nn.Module):
     def temperature(self) -> Tensor:
         """What scores are divided by in the loss."""
         return self.log_temperature.exp().clamp(min=_LOWEST_TEMPERATURE)
+
+    @property
+    def tells_nothing_apart(self) -> bool:
+        """Whether the learnt temperature leaves no difference between the scores of any two targets."""
+        learnt = self.normalise and self.log_temperature.requires_grad
+        return learnt and self.temperature.item() > _HIGHEST_TEMPERATURE
 
 
 class ContentTower(nn.Module):
