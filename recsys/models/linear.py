@@ -113,10 +113,10 @@ class EASE(LinearModel):
         x = sparse.csr_matrix(interactions[:, self.touched])
         gram = (x.T @ x).toarray().astype(np.float32, copy=False)
         gram[np.diag_indices(n)] += np.float32(self.params.regularization)
-        inverse = _inverse_of_positive(gram)
-        inverse /= -inverse.diagonal()
-        inverse[np.diag_indices(n)] = 0.0
-        self.similarity = inverse
+        precision = _inverse_of_positive(gram)
+        precision /= -precision.diagonal()
+        precision[np.diag_indices(n)] = 0.0
+        self.similarity = precision
 
     def spoken_for(self, history: sparse.csr_matrix) -> FloatArray:
         """What a row's targets speak for: x B."""
@@ -187,9 +187,12 @@ class GFCF(LinearModel):
         return _interactions(dataset, self.target, self.params.weights, binary=self.params.binary)
 
     def _needed_gb(self, x: sparse.csr_matrix) -> float:
-        """The pairs as read, normalised and turned; V, and the solver's 2 d vectors of the smaller side."""
+        """The pairs as read, normalised and turned; V, and the solver's 2 d vectors of the smaller side.
+
+        Where the smaller side has no more than d, its products with itself, twice over in float64, instead.
+        """
         factors = min(self.params.factors, *x.shape)
-        solver = 2 * factors * min(x.shape)
+        solver = (4 if factors == min(x.shape) else 2) * factors * min(x.shape)
         return float(24 * x.nnz + 4 * (factors * x.shape[1] + solver)) / _GB
 
     def _fit(self, dataset: Dataset, progress: Progress | None) -> None:
@@ -271,13 +274,13 @@ def _inverse_of_positive(matrix: FloatArray) -> FloatArray:
         factor, info = linalg.lapack.spotri(factor, lower=1, overwrite_c=1)
     if info != 0:
         raise ModelError("ease: the Gram matrix is not positive definite in float32; raise regularization")
-    inverse: FloatArray = factor
-    for start in range(0, len(inverse), _MIRRORED_AT_ONCE):  # LAPACK fills the lower triangle alone
+    inverted: FloatArray = factor
+    for start in range(0, len(inverted), _MIRRORED_AT_ONCE):  # LAPACK fills the lower triangle alone
         stop = start + _MIRRORED_AT_ONCE
-        inverse[start:stop, stop:] = inverse[stop:, start:stop].T
-        block = inverse[start:stop, start:stop]
+        inverted[start:stop, stop:] = inverted[stop:, start:stop].T
+        block = inverted[start:stop, start:stop]
         block[:] = np.tril(block) + np.tril(block, -1).T
-    return inverse
+    return inverted
 
 
 def _spread(scores: FloatArray, columns: IntArray, n: int) -> FloatArray:

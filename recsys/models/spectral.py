@@ -12,6 +12,10 @@ from scipy.sparse.linalg import svds
 
 from recsys.types import FloatArray
 
+#: Singular values below this share of the largest are what rounding leaves of 0, for the solver works with
+#: their squares in float32.
+_NOISE = 1e-3
+
 
 def inverse(values: FloatArray | npt.NDArray[np.float64]) -> FloatArray:
     """1 / value, 0 where the value is 0."""
@@ -29,17 +33,27 @@ def normalised(interactions: sparse.csr_matrix) -> tuple[sparse.csr_matrix, Floa
 
 
 def right_singular_vectors(matrix: sparse.csr_matrix, factors: int, seed: int) -> FloatArray:
-    """(targets, d) float32, d = min(factors, what the matrix can have)."""
-    most = min(matrix.shape)
+    """(targets, d) float32, d = min(factors, the matrix's rank): what is beyond that is noise."""
     if matrix.nnz == 0:
         return np.zeros((matrix.shape[1], 1), dtype=np.float32)
-    if most <= max(2, factors):  # the iterative solver wants fewer vectors than rows
-        _, values, vt = np.linalg.svd(matrix.toarray(), full_matrices=False)
-        kept = values > 1e-6 * values.max()
-        return np.ascontiguousarray(vt[kept][:factors].T, dtype=np.float32)
-    start = np.random.default_rng(seed).standard_normal(most).astype(np.float32)
-    _, _, vt = svds(matrix, k=factors, v0=start)
-    return np.ascontiguousarray(vt[::-1].T, dtype=np.float32)
+    if min(matrix.shape) <= max(2, factors):  # the iterative solver wants fewer vectors than rows
+        return _of_the_smaller_side(matrix, factors)
+    start = np.random.default_rng(seed).standard_normal(min(matrix.shape)).astype(np.float32)
+    # The stubs of scipy 1.17 know "v" alone, which its code does not.
+    _, values, vt = svds(matrix, k=factors, v0=start, return_singular_vectors="vh")  # type: ignore[arg-type]
+    kept = values > _NOISE * values.max()
+    return np.ascontiguousarray(vt[kept][::-1].T, dtype=np.float32)
+
+
+def _of_the_smaller_side(matrix: sparse.csr_matrix, factors: int) -> FloatArray:
+    """The same by the products of the smaller side with itself: the larger one is never made dense."""
+    exact = matrix.astype(np.float64)
+    of_targets = matrix.shape[1] <= matrix.shape[0]
+    squares, vectors = np.linalg.eigh((exact.T @ exact if of_targets else exact @ exact.T).toarray())
+    kept = np.flatnonzero(squares > _NOISE**2 * squares.max())[::-1][:factors]
+    if of_targets:
+        return np.ascontiguousarray(vectors[:, kept], dtype=np.float32)
+    return np.ascontiguousarray(exact.T @ (vectors[:, kept] / np.sqrt(squares[kept])), dtype=np.float32)
 
 
 def directions(interactions: sparse.csr_matrix, dim: int, seed: int) -> FloatArray | None:
@@ -48,12 +62,13 @@ def directions(interactions: sparse.csr_matrix, dim: int, seed: int) -> FloatArr
     The singular values are left out: by them a few directions are nearly all of a vector, and a training that
     began so came to worse towers than one from vectors drawn at random.
 
-    Zero for a target that nobody touched. None where the log has too few users or targets for so many
-    dimensions.
+    Zero for a target that nobody touched. None where the log does not have so many dimensions.
     """
     if min(interactions.shape) <= dim:
         return None
     vectors = right_singular_vectors(normalised(interactions)[0], dim, seed)
+    if vectors.shape[1] < dim:
+        return None
     # What the solver leaves of a target without a user is noise, which must not be blown up to a length of 1.
     touched = np.bincount(interactions.indices, minlength=interactions.shape[1]) > 0
     length = np.linalg.norm(vectors, axis=1)

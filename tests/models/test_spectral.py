@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from scipy import sparse
 
-from recsys.models.spectral import directions, normalised
+from recsys.models.spectral import directions, normalised, right_singular_vectors
 from recsys.models.two_tower import TwoTower, TwoTowerParams
 from recsys.types import Behaviour
 from tests.models.conftest import BuildDataset
@@ -34,6 +35,24 @@ def test_directions_are_the_first_singular_vectors_of_length_one() -> None:
         found[:20] @ found[:20].T, expected @ expected.T, atol=1e-3
     )  # two are nearly equal
     assert not found[20].any()
+
+
+@pytest.mark.parametrize("shape", [(300, 250), (250, 300), (400, 9), (9, 400)])
+def test_beyond_the_rank_of_a_log_there_is_nothing(shape: tuple[int, int]) -> None:
+    """Three groups of users, all alike: the other vectors that a solver gives are of the null space."""
+    users, targets = shape
+    groups = np.arange(users)[:, None] % 3 == np.arange(targets) % 3
+    x = normalised(sparse.csr_matrix(groups.astype(np.float32)))[0]
+    for factors in (2, 3, 8, 128):
+        found = right_singular_vectors(x, factors, seed=0)
+        assert found.shape == (targets, min(factors, 3))
+        np.testing.assert_allclose(found.T @ found, np.eye(found.shape[1]), atol=1e-4)
+        # All three have the value 1, so that any two of them will do; together they span the groups.
+        np.testing.assert_allclose(x.T @ (x @ found), found, atol=1e-3)
+
+
+def test_a_log_of_fewer_directions_than_dimensions_has_none() -> None:
+    assert directions(two_groups()[:2].tocsr()[np.arange(40) % 2], 4, seed=0) is None
 
 
 def test_targets_of_other_users_are_at_right_angles() -> None:
