@@ -126,3 +126,10 @@ def weighted_mean(losses: Tensor, weights: Tensor, *, total: Tensor | None = Non
         total: what the weights of a larger batch sum to, of which these losses are a part.
     """
     return (losses * weights).sum() / (weights.sum() if total is None else total)
+
+
+def first_of_each(ids: Tensor) -> Tensor:
+    """(m,) int64 places at which each of the m different values of (N,) int64 occurs first."""
+    values, which = torch.unique(ids, return_inverse=True)
+    place = torch.full((len(values),), len(ids), dtype=torch.int64, device=ids.device)
+    return place.scatter_reduce(0, which, torch.arange(len(ids), device=ids.device), "amin")

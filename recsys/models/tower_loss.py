@@ -112,6 +112,8 @@ class TowerLoss:
             chosen = losses.sampled_softmax(positive, passed_by, torch.zeros_like(passed_by), nothing_shown)
             each = each + params.exposure_weight * chosen
         if params.hard_negatives:
+            once = losses.first_of_each(ids)  # a target drawn several times is no harder for that
+            ids, candidates, left_out = ids[once], candidates[once], left_out[:, once]
             n = min(params.hard_negatives, len(ids))
             with torch.no_grad():
                 scores = network.scores(users, candidates).masked_fill(left_out, -torch.inf)

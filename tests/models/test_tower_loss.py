@@ -116,12 +116,15 @@ def test_targets_without_an_event_are_no_wrong_answers(
         assert not gradient[N_ITEMS - UNTOUCHED :].any()
 
 
+@pytest.mark.parametrize("n_uniform", [None, 500])  # 500 draws have every target, most of them many times
 def test_hard_negatives_are_the_batchs_nearest_that_the_user_never_had(
-    network: TwoTowerNetwork, timelines: Timelines
+    network: TwoTowerNetwork, timelines: Timelines, n_uniform: int | None
 ) -> None:
     batch, network = _batch(timelines), network.eval()  # without dropout, so that scores can be repeated
-    loss = _loss(network, timelines, n_uniform=None)
+    loss = _loss(network, timelines, n_uniform=n_uniform)
+    loss.generator.manual_seed(0)
     plain = loss(batch)
+    loss.generator.manual_seed(0)
     loss.params = PARAMS.model_copy(update={"hard_negatives": 3, "hard_below": 1.0, "hard_weight": 0.5})
     with torch.no_grad():
         found = (loss(batch) - plain).item()
