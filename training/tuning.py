@@ -125,6 +125,9 @@ def tune(
         "goals": [goal.value for goal in goals],
         "seed": config.seed,
         "settings": params.model_dump(mode="json"),
+        "weights": config.weights.model_dump(mode="json"),
+        "filler": config.models.popular.model_dump(mode="json"),
+        "returns": config.fusion.params.returns,
     }
     study = Study(Path(out), begun_with, space, seed=config.seed)
     search = _Search(config, model, metric, k, windows, study, progress)

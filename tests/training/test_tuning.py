@@ -229,6 +229,14 @@ def test_another_study_in_the_folder_is_refused(shop: Path, tmp_path: Path) -> N
     tune(shop, CONFIG, "repeat", tmp_path, trials=1)
     with pytest.raises(ConfigError, match=r"study\.db: the study was begun with another metric"):
         tune(shop, CONFIG, "repeat", tmp_path, metric="recall@5", trials=1)
+    for what, override in (
+        ("weights", "weights.half_life_days=7"),
+        ("filler", "models.popular.least_events=10"),
+        ("returns", "fusion.params.returns=no"),
+    ):
+        other = TrainingConfig.load(None, ["fusion.params.min_users=5", override])
+        with pytest.raises(ConfigError, match=rf"study\.db: the study was begun with another {what}"):
+            tune(shop, other, "repeat", tmp_path, trials=1)
     (tmp_path / "study.db").write_bytes(b"no database, but long enough to be looked at" * 10)
     with pytest.raises(ConfigError, match=r"study\.db: is no study"):
         tune(shop, CONFIG, "repeat", tmp_path, trials=1)
