@@ -129,11 +129,15 @@ class TrainingInputs:
         return network
 
     def _popularity(self) -> torch.Tensor:
-        """(targets,) float32, 0 at the mean; a target that is never right counts as one that once is."""
+        """(targets + 1,) float32, 0 at the mean; a target that is never right counts as one that once is.
+
+        The last is of targets that are not among them: they are as popular as the least.
+        """
         predicted = self.timelines.target_idx[self.timelines.weight > 0]
         counts = np.bincount(predicted, minlength=len(self.targets.features.codes))
         logs = np.log(np.maximum(counts, 1))
-        return torch.from_numpy(self.params.popularity * (logs - logs.mean())).float()
+        scaled = self.params.popularity * (np.append(logs, logs.min()) - logs.mean())
+        return torch.from_numpy(scaled).float()
 
     def windows(self) -> Windows:
         """What batches are made of; there may be none."""

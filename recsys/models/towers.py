@@ -173,7 +173,7 @@ class TwoTowerNetwork(nn.Module):
         normalise: whether vectors have length 1.
         temperature: what scores are divided by.
         learn_temperature: whether it is a weight.
-        popularity: (targets,) float32, what each target's score has besides, once it is trained, over the
+        popularity: (targets + 1,) float32, what each target's score has besides, once it is trained, over the
             temperature; it takes the last of the d places. None for nothing.
     """
 
@@ -211,7 +211,7 @@ class TwoTowerNetwork(nn.Module):
         vectors = self.finish(content)
         if self.popularity is None:
             return vectors
-        return self._with_last(vectors, self.temperature * self.popularity.min())
+        return self._with_last(vectors, self.temperature * self.popularity[-1])
 
     def user_vectors(self, wanted: Tensor) -> Tensor:
         """(B, d) -> (B, d): what a trained network compares with `target_vectors`."""

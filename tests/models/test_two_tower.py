@@ -161,11 +161,13 @@ def test_rooms_are_learnt_by_streamer(blocks: Dataset) -> None:
     np.testing.assert_array_equal(item.user_vectors, room.user_vectors)  # here streamer i shows item i
 
 
-def test_a_new_item_is_placed_by_its_content(build_dataset: BuildDataset) -> None:
+@pytest.mark.parametrize("popularity", [0.0, 0.2, -0.2])
+def test_a_new_item_is_placed_by_its_content(build_dataset: BuildDataset, popularity: float) -> None:
     n_items = N_BLOCKS * BLOCK + N_BLOCKS  # the last four were never touched
     category = [f"block {i % N_BLOCKS}" for i in range(n_items)]
     dataset = build_dataset(_rows(1), n_users=N_USERS, n_items=n_items, items={"category": category})
-    model = TwoTower(SMALL.model_copy(update={"target_id_dropout": 0.5}), device="cpu").fit(dataset)
+    params = SMALL.model_copy(update={"target_id_dropout": 0.5, "popularity": popularity})
+    model = TwoTower(params, device="cpu").fit(dataset)
     new = np.arange(n_items - N_BLOCKS, n_items)
     scores = model.user_vectors @ model.target_vectors[new].T
     assert (new[scores.argmax(axis=1)] % N_BLOCKS == np.arange(N_USERS) % N_BLOCKS).mean() > 0.9
