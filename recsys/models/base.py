@@ -72,7 +72,7 @@ class Model(ABC):
         Args:
             users: (B,) int32 user indices as of the fit.
             k: how many; more than there are targets gives all of them.
-            exclude: (B, targets) CSR; its non-zeros are left out, row b for users[b].
+            exclude: (B, targets) CSR; its stored cells are left out, row b for users[b].
             allowed: (targets,) which targets may be recommended at all.
 
         Returns:
@@ -84,11 +84,7 @@ class Model(ABC):
         """
         if self.n_targets == 0:
             raise ModelError(f"{self.name} is not fitted: call fit(dataset) first")
-        if k < 1:
-            raise ModelError(f"k={k}: ask for at least 1")
-        users = np.asarray(users, dtype=np.int32)
-        if len(users) and (users.min() < 0 or users.max() >= self.n_users):
-            raise ModelError(f"user index outside 0 .. {self.n_users - 1}: {users.min()} .. {users.max()}")
+        users = asked_of(users, k=k, n_users=self.n_users)
         k = min(k, self.n_targets)
         batch = self._users_at_once()
 
@@ -138,6 +134,20 @@ class VectorModel(Model):
         scores = vectors @ self.target_vectors.T
         scores[~vectors.any(axis=1)] = -np.inf  # a user of no history has no vector
         return scores
+
+
+def asked_of(users: IntArray, *, k: int, n_users: int) -> IntArray:
+    """(B,) int32, the users of a request for k targets each.
+
+    Raises:
+        ModelError: k below 1, or a user index outside the fit.
+    """
+    if k < 1:
+        raise ModelError(f"k={k}: ask for at least 1")
+    users = np.asarray(users, dtype=np.int32)
+    if len(users) and (users.min() < 0 or users.max() >= n_users):
+        raise ModelError(f"user index outside 0 .. {n_users - 1}: {users.min()} .. {users.max()}")
+    return users
 
 
 def _one_each(work: Callable[[int], Candidates], batches: Sequence[int]) -> list[Candidates]:

@@ -10,7 +10,7 @@ from scipy import sparse
 
 from recsys.data.dataset import Dataset
 from recsys.errors import ModelError
-from recsys.models.base import Model
+from recsys.models.base import Model, asked_of
 from recsys.models.fusion import HISTORY_LENGTH, Combiner, Fused
 from recsys.models.fusion_training import consumption, item_table
 from recsys.types import BoolArray, Candidates, IntArray
@@ -74,18 +74,17 @@ class FusedModel:
         Args:
             users: (B,) int32 user indices as of the fit.
             k: how many; at most sources x depth come back.
-            exclude: (B, targets) CSR; its non-zeros are left out, row b for users[b].
+            exclude: (B, targets) CSR; its stored cells are left out, row b for users[b].
             allowed: (targets,) which targets may be recommended at all.
 
         Raises:
             ModelError: k below 1, or a user index outside the fit.
         """
-        if k < 1:
-            raise ModelError(f"k={k}: ask for at least 1")
+        users = asked_of(users, k=k, n_users=self.n_users)
         parts = []
         for start in range(0, max(len(users), 1), _USERS_AT_ONCE):
             chosen = slice(start, start + _USERS_AT_ONCE)
-            batch = np.asarray(users[chosen], dtype=np.int32)
+            batch = users[chosen]
             out = None if exclude is None else exclude[chosen]
             if not self.combiner.returns:
                 consumed = self.consumed[batch]

@@ -254,6 +254,17 @@ def test_one_request_equals_its_row_of_a_batch(trained: tuple[list[Model], Combi
         np.testing.assert_array_equal(single.source[0, :n], batch.source[row, :n])
 
 
+@pytest.mark.parametrize("returns", [True, False])
+def test_a_user_outside_the_fit_is_named(
+    trained: tuple[list[Model], Combiner, Dataset], returns: bool
+) -> None:
+    sources, combiner, dataset = trained
+    model = FusedModel(sources, replace(combiner, returns=returns), dataset)
+    for users in ([len(dataset.users)], [-1]):
+        with pytest.raises(ModelError, match=r"user index outside 0 \.\. \d+"):
+            model.recommend(np.array(users, dtype=np.int32), k=5)
+
+
 def test_what_trees_cannot_tell_apart_stands_as_its_sources_placed_it(
     trained: tuple[list[Model], Combiner, Dataset],
 ) -> None:
