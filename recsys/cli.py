@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -223,7 +224,8 @@ def promote(
     from training.tracking import Tracker
 
     settings = TrainingConfig.load(config, set_ or [])
-    decision = decide(run, Tracker(settings.tracking), refit=refit)
+    with progress() as report:
+        decision = decide(run, Tracker(settings.tracking), refit=partial(refit, progress=report))
     for reason in decision.reasons:
         console.print(reason)
     if not decision.promoted:
@@ -240,7 +242,7 @@ def recommend(
         RepeatChoice, typer.Option(help="Whether what a user consumed may return.")
     ] = RepeatChoice.AUTO,
 ) -> None:
-    """Products for a batch of users, by the same code that serves requests.
+    """Products for a batch of users, by the same code that serves requests; on every line of theirs.
 
     Example: recsys recommend bundle --users users.parquet -k 20 --out products.parquet
     """

@@ -118,7 +118,9 @@ def train(
             return _Job(config, dataset, out, progress).run(run)
 
 
-def refit(config: TrainingConfig, dataset_path: Path, cut_off: datetime) -> Results:
+def refit(
+    config: TrainingConfig, dataset_path: Path, cut_off: datetime, *, progress: Progress | None = None
+) -> Results:
     """How a configuration does when fitted up to a cut-off: see `training.promote.Refit`.
 
     Raises:
@@ -127,10 +129,10 @@ def refit(config: TrainingConfig, dataset_path: Path, cut_off: datetime) -> Resu
     dataset = Dataset.load(dataset_path)
     results: dict[Target, WindowResult] = {}
     if len(dataset.items):
-        trial = run_trial(config, dataset, Target.ITEM)
+        trial = run_trial(config, dataset, Target.ITEM, progress=progress)
         results[Target.ITEM] = _result(trial, dataset, _answer_name(trial))
     if len(dataset.rooms) and config.rooms.enabled is not False:
-        rooms = room_trial_or_reason(config, dataset)
+        rooms = room_trial_or_reason(config, dataset, progress=progress)
         if isinstance(rooms, str):
             _log.warning("%s", rooms)
         else:
