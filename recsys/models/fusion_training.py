@@ -49,6 +49,10 @@ JUDGED_AT = 20
 #: popular only fills up; a source that is not named here counts 1.
 RRF_WEIGHTS: Mapping[str, float] = {"repeat": 1.0, "popular": 0.1}
 
+#: Weight of the sources behind the one that validation liked best: six of them together move nothing that it
+#: names, for at the hundredth place two neighbours are 4e-5 apart.
+BEHIND = 1e-4
+
 #: Share of what is consumed that was consumed before, on an earlier day, from which on targets may return
 #: where no validation could tell.
 RETURNING_SHARE = 0.1
@@ -334,8 +338,12 @@ def _returning_share(dataset: Dataset, target: Target) -> float:
 
 
 def _best_weights(judged: _Examples, rrf: FloatArray, names: Sequence[str]) -> FloatArray:
-    """The weights of reciprocal rank fusion that validation liked best: all sources, or one and a filler."""
-    filler = np.array([RRF_WEIGHTS.get(name, 1.0) if name == "popular" else 0.0 for name in names])
+    """The weights of reciprocal rank fusion that validation liked best: all sources, or one and fillers.
+
+    Popularity fills up, and behind it what the other sources name, in their order: a product listed after the
+    training is named by one that reads content, which need not be the one that was liked best.
+    """
+    filler = np.array([RRF_WEIGHTS.get(name, 1.0) if name == "popular" else BEHIND for name in names])
     alone = [np.where(np.arange(len(names)) == s, 1.0, filler) for s in range(len(names))]
     options = [rrf, *(weights.astype(np.float32) for weights in alone)]
     return max(options, key=lambda weights: _ndcg(judged, (judged.ranks * weights).sum(axis=1)))

@@ -224,6 +224,26 @@ def test_whether_consumed_targets_return_is_decided_by_validation(
     assert all(((u, int(pick[0])) in shown) is returns for u, pick in enumerate(picks))
 
 
+def test_what_only_other_sources_name_stands_in_their_order(build_dataset: BuildDataset) -> None:
+    """Of two models one finds what follows; the other is wrong, and alone names the last ten targets."""
+    rows = [(user, user % 20, CART, 29.0) for user in range(40)]
+    dataset = build_dataset(rows, n_users=40, n_items=30)
+    liked, other = np.full((40, 30), -np.inf, np.float32), np.full((40, 30), -np.inf, np.float32)
+    for user in range(40):
+        liked[user, :20] = -np.abs(np.arange(20) - user % 20)
+        other[user, 20:] = np.random.default_rng(user).permutation(10)
+        other[user, (user + 1) % 20] = 10.0
+    sources = [Fixed(liked, name="liked").fit(dataset), Fixed(other, name="other").fit(dataset)]
+    combiner, report = train_fusion([Fold(dataset, sources, dataset.done(Target.ITEM, [CART]))])
+    assert not report.learned
+    assert combiner.rrf_weights[0] > 1_000 * combiner.rrf_weights[1] > 0
+    answer = FusedModel(sources, combiner, dataset).recommend(np.arange(40, dtype=np.int32), k=30)
+    for user in range(40):
+        ids = answer.row(user)[0].tolist()
+        assert set(ids[:20]) == set(range(20))
+        assert ids[20:] == (20 + np.argsort(-other[user, 20:])).tolist()
+
+
 def test_under_trees_returns_end_only_for_more_than_chance() -> None:
     rng = np.random.default_rng(0)
     free = rng.random(1_000)
