@@ -6,6 +6,7 @@ event is predicted from those strictly before it by a softmax over targets, samp
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -298,6 +299,7 @@ class TwoTower(VectorModel):
                 "params": self.params.model_dump_json(),
                 "weights": self.weights.model_dump_json(),
                 "seed": str(self.seed),
+                "given": "" if self.given is None else _digest(self.given),
             },
             checkpoint_dir=self.checkpoint_dir,
             progress=progress,
@@ -317,6 +319,10 @@ class TwoTower(VectorModel):
             self.user_vectors[users] = self.encode_histories(
                 histories.last(users, self.params.history_length), now_us=dataset.as_of_us, users=users
             )
+
+
+def _digest(given: FloatArray) -> str:
+    return hashlib.sha256(np.asarray(given, dtype=np.float32).tobytes()).hexdigest()
 
 
 def _checked_given(vectors: npt.ArrayLike, n_targets: int) -> FloatArray:

@@ -405,6 +405,19 @@ def test_a_checkpoint_of_another_training_is_not_used(
     np.testing.assert_array_equal(other.target_vectors, fresh.target_vectors)
 
 
+def test_a_checkpoint_of_other_given_vectors_is_not_used(
+    blocks: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    params = SMALL.model_copy(update={"steps": 10})
+    rng = np.random.default_rng(0)
+    first, second = (rng.normal(size=(N_BLOCKS * BLOCK, 4)).astype(np.float32) for _ in range(2))
+    TwoTower(params, device="cpu", given=first, checkpoint_dir=tmp_path).fit(blocks)
+    fresh = TwoTower(params, device="cpu", given=second).fit(blocks)
+    other = TwoTower(params, device="cpu", given=second, checkpoint_dir=tmp_path).fit(blocks)
+    assert "another training (given differ)" in caplog.text
+    np.testing.assert_array_equal(other.target_vectors, fresh.target_vectors)
+
+
 def test_a_damaged_checkpoint_is_named(blocks: Dataset, tmp_path: Path) -> None:
     (tmp_path / CHECKPOINT).write_bytes(b"half a file")
     with pytest.raises(ModelError, match=f"{CHECKPOINT} is no whole checkpoint"):
