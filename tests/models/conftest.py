@@ -12,10 +12,22 @@ import pytest
 
 from recsys.data.dataset import Dataset, Entities, Events
 from recsys.data.ids import IdMap
+from recsys.models.two_tower import TwoTowerParams
 from recsys.types import Behaviour
 
 DAY_US = 86_400_000_000
 START_US = 19_000 * DAY_US
+
+#: Towers that learn a planted log within a second.
+SMALL = TwoTowerParams(
+    dim=16,
+    history_length=8,
+    batch_size=64,
+    uniform_negatives=16,
+    epochs=8,
+    warmup_steps=10,
+    learning_rate=0.01,
+)
 
 #: user, item, behaviour, day (a fraction is a time of day)
 Row = tuple[int, int, Behaviour, float]

@@ -9,20 +9,12 @@ import pytest
 
 from recsys.models.tower_validation import Validation, encode_targets
 from recsys.models.towers import TwoTowerNetwork
-from recsys.models.two_tower import TwoTower, TwoTowerParams
+from recsys.models.two_tower import TwoTower
 from recsys.types import Behaviour, FloatArray
-from tests.models.conftest import BuildDataset, Row
+from tests.models.conftest import SMALL, BuildDataset, Row
 
 N_USERS, N_ITEMS = 60, 24
-SMALL = TwoTowerParams(
-    dim=16,
-    history_length=8,
-    batch_size=64,
-    uniform_negatives=16,
-    epochs=8,
-    warmup_steps=10,
-    evaluate_every=20,
-)
+PARAMS = SMALL.model_copy(update={"evaluate_every": 20})
 
 
 def _rows() -> list[Row]:
@@ -56,7 +48,7 @@ def test_the_weights_of_the_best_validation_are_those_that_stay(
     build_dataset: BuildDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, vectors = _watched(monkeypatch, [0.1, 0.5, 0.2, 0.3, 0.1])
-    params = SMALL.model_copy(update={"patience": 3})
+    params = PARAMS.model_copy(update={"patience": 3})
     model = TwoTower(params, device="cpu").fit(build_dataset(_rows(), n_users=N_USERS, n_items=N_ITEMS))
     assert (len(vectors), model.best_step) == (5, 40)
     np.testing.assert_array_equal(model.target_vectors, vectors[1])
@@ -68,7 +60,7 @@ def test_validation_is_of_what_came_later_than_all_that_is_learnt_or_read(
     rows = _rows()
     dataset = build_dataset(rows, n_users=N_USERS, n_items=N_ITEMS)
     made, vectors = _watched(monkeypatch, [0.1, 0.2, 0.1])
-    params = SMALL.model_copy(update={"patience": 1})
+    params = PARAMS.model_copy(update={"patience": 1})
     TwoTower(params, device="cpu").fit(dataset)
     held_out = made[0]
     assert held_out.histories.timestamp_us[held_out.histories.mask].max() < held_out.now_us

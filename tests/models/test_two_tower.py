@@ -24,19 +24,10 @@ from recsys.models.tower_training import CHECKPOINT, Trainer, learning_rate
 from recsys.models.training_examples import HISTORY_BEHAVIOURS, Batch
 from recsys.models.two_tower import TwoTower, TwoTowerParams
 from recsys.types import Behaviour, Target
-from tests.models.conftest import START_US, BuildDataset, Row
+from tests.models.conftest import SMALL, START_US, BuildDataset, Row
 
 BUY = Behaviour.PURCHASE
 N_USERS, N_BLOCKS, BLOCK = 120, 4, 8
-SMALL = TwoTowerParams(
-    dim=16,
-    history_length=8,
-    batch_size=64,
-    uniform_negatives=16,
-    epochs=8,
-    warmup_steps=10,
-    learning_rate=0.01,
-)
 
 
 @pytest.fixture(autouse=True, scope="module")
