@@ -108,11 +108,11 @@ def run_trial(
         WindowError: the log is too short for the windows, or nobody has a goal event in one of them.
     """
     split = split_by_time(dataset, config.split)
-    goals = goal_behaviours(dataset, target) if config.goals == "auto" else config.goals
+    before = dataset.until(split.test.fit_end_us)
+    goals = goal_behaviours(before, target) if config.goals == "auto" else config.goals
     combiner, fusion, steps, curve = _learn_on_validation(
         config, dataset, target, split, goals, checkpoints, progress
     )
-    before = dataset.until(split.test.fit_end_us)
     kept = None if checkpoints is None else checkpoints / "test"
     models = candidate_models(config, dataset, target, steps=steps, checkpoints=kept)
     sources = fit_all(models, before, progress=progress)

@@ -1,4 +1,4 @@
-"""What is answered where no validation window has anybody to learn from."""
+"""What is judged, and what is answered where no validation window has anybody to learn from."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import pytest
 
 from recsys.data.dataset import Dataset
 from recsys.models.fusion_training import FusionParams, unlearned_combiner
-from recsys.types import Target
+from recsys.types import Behaviour, Target
 from serving import Recommender
-from tests.training.conftest import START, prepared
+from tests.training.conftest import START, prepared, shop_events
 from training.config import TrainingConfig
+from training.judging import run_trial
 from training.pipeline import train
 
 TASTES, ITEMS_OF_A_TASTE, N_USERS, ACTIONS = 4, 15, 200, 8
@@ -34,6 +35,17 @@ def sessions(apart_s: int) -> pd.DataFrame:
             "timestamp": START + pd.to_timedelta(begin_s + np.arange(len(user)) % ACTIONS, unit="s"),
         }
     )
+
+
+def test_what_counts_as_success_is_told_without_the_test_window(tmp_path: Path) -> None:
+    events = shop_events()
+    before = events["timestamp"] < START + pd.Timedelta(days=51, hours=12)
+    first_bought_late = events.assign(event=events["event"].mask(before, "view"))
+    dataset = Dataset.load(prepared(tmp_path, first_bought_late))
+    config = TrainingConfig.load(
+        None, ["models.two_tower.enabled=false", "split.test_days=9", "evaluation.samples=100"]
+    )
+    assert run_trial(config, dataset, Target.ITEM).goals == (Behaviour.VIEW,)
 
 
 @pytest.mark.parametrize(
