@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -9,17 +10,23 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from recsys.data.behaviours import BehaviourWeights
+from recsys.data.dataset import Dataset
 from recsys.data.histories import HistoryBatch
-from recsys.durations import SECOND_US
+from recsys.durations import DAY_US, SECOND_US
 from recsys.evaluation import metrics
 from recsys.models.base import top_k
 from recsys.models.towers import QueryTower, TwoTowerNetwork
-from recsys.types import FloatArray, IntArray, LongArray
+from recsys.models.training_examples import HISTORY_BEHAVIOURS
+from recsys.models.two_tower_params import TwoTowerParams
+from recsys.types import FloatArray, IntArray, LongArray, Target
 
 #: Users or targets that go through a tower at once.
 ROWS_AT_ONCE = 4_096
 _RANKED_AT_ONCE = 512
 _TOP = 20
+
+_log = logging.getLogger(__name__)
 
 
 @torch.no_grad()
@@ -130,3 +137,69 @@ class Validation:
             recall.append(metrics.recall(found, n_wanted))
             ndcg.append(metrics.ndcg(found, n_wanted))
         return float(np.concatenate(recall).mean()), float(np.concatenate(ndcg).mean())
+
+
+def hold_out(
+    dataset: Dataset,
+    params: TwoTowerParams,
+    *,
+    target: Target,
+    weights: BehaviourWeights,
+    seed: int,
+) -> tuple[Validation | None, Dataset]:
+    """The validation, of the log's end, and what is left to train on: all, where nothing can be held out.
+
+    Args:
+        dataset: what may be trained on.
+        params: how much is held out, if anything is, and what of it is predicted.
+        target: what is recommended.
+        weights: an event that counts nothing is not predicted.
+        seed: of the users who are drawn.
+    """
+    if params.steps is not None:
+        return None, dataset
+    events = dataset.events
+    if params.validation_days is not None:
+        cut_us = dataset.as_of_us - int(params.validation_days * DAY_US)
+    else:
+        cut_us = int(events.timestamp_us[int(len(events) * (1 - params.validation_share))])
+    if cut_us <= events.timestamp_us[0]:
+        _log.warning("all events are of the validation window: training without one")
+        return None, dataset
+    before = dataset.until(cut_us)
+    after = events.where(slice(len(before.events), None))
+    weight = dataset.settle(weights).of(after, dataset.as_of_us)
+    index = after.target_idx(target)
+    wanted = (index >= 0) & (weight > 0)
+    if params.target_behaviours is not None:
+        wanted &= after.is_any(params.target_behaviours)
+    shape = (len(dataset.users), len(dataset.entities(target)))
+    pairs = _ones(after.user_idx[wanted], index[wanted], shape)
+    seen = None
+    if not params.repeats:
+        done = before.done(target, HISTORY_BEHAVIOURS).tocoo()
+        seen = _ones(done.row, done.col, shape)
+        pairs = pairs - pairs.multiply(seen)
+        pairs.eliminate_zeros()
+    histories = before.histories(target, HISTORY_BEHAVIOURS)
+    known = np.diff(histories.indptr) > 0
+    users = np.flatnonzero((np.diff(pairs.indptr) > 0)[: len(known)] & known).astype(np.int32)
+    if len(users) == 0:
+        _log.warning("no user of the validation window was there before it: training without one")
+        return None, dataset
+    users = np.sort(np.random.default_rng(seed).permutation(users)[: params.validation_users])
+    validation = Validation(
+        users=users,
+        histories=histories.last(users, params.history_length),
+        now_us=cut_us,
+        wanted=pairs[users],
+        seen=None if seen is None else seen[users],
+    )
+    return validation, before
+
+
+def _ones(rows: IntArray, columns: IntArray, shape: tuple[int, int]) -> sparse.csr_matrix:
+    matrix = sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape=shape)
+    matrix.sum_duplicates()
+    matrix.data[:] = 1.0
+    return matrix

@@ -15,12 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from scipy import sparse
 
 from recsys.data.behaviours import BehaviourWeights
 from recsys.data.dataset import Dataset, Events
 from recsys.data.histories import HistoryBatch
-from recsys.durations import DAY_US
 from recsys.errors import ModelError
 from recsys.models.base import VectorModel
 from recsys.models.exposures import Exposures
@@ -35,6 +33,7 @@ from recsys.models.tower_validation import (
     encode_profiles,
     encode_targets,
     encode_users,
+    hold_out,
 )
 from recsys.models.towers import TwoTowerNetwork
 from recsys.models.training_examples import HISTORY_BEHAVIOURS, Timelines
@@ -179,7 +178,9 @@ class TwoTower(VectorModel):
             ) from error
 
     def _learn(self, dataset: Dataset, progress: Progress | None) -> None:
-        validation, train = self._hold_out(dataset)
+        validation, train = hold_out(
+            dataset, self.params, target=self.target, weights=self.weights, seed=self.seed
+        )
         inputs = self._inputs(dataset, train.events, train.as_of_us)
         network = inputs.network().to(self.device)
         self.learning_curve, self.best_step = (), 0
@@ -232,50 +233,6 @@ class TwoTower(VectorModel):
                 trained=timelines.targets,
             ),
         )
-
-    def _hold_out(self, dataset: Dataset) -> tuple[Validation | None, Dataset]:
-        """The validation and what is left to train on; everything, where nothing can or shall be held out."""
-        params, events = self.params, dataset.events
-        if params.steps is not None:
-            return None, dataset
-        if params.validation_days is not None:
-            cut_us = dataset.as_of_us - int(params.validation_days * DAY_US)
-        else:
-            cut_us = int(events.timestamp_us[int(len(events) * (1 - params.validation_share))])
-        if cut_us <= events.timestamp_us[0]:
-            _log.warning("all events are of the validation window: training without one")
-            return None, dataset
-        before = dataset.until(cut_us)
-        after = events.where(slice(len(before.events), None))
-        weight = dataset.settle(self.weights).of(after, dataset.as_of_us)
-        index = after.target_idx(self.target)
-        wanted = (index >= 0) & (weight > 0)
-        if params.target_behaviours is not None:
-            wanted &= after.is_any(params.target_behaviours)
-        shape = (self.n_users, self.n_targets)
-        pairs = _ones(after.user_idx[wanted], index[wanted], shape)
-        seen = None
-        if not params.repeats:
-            done = before.done(self.target, HISTORY_BEHAVIOURS).tocoo()
-            seen = _ones(done.row, done.col, shape)
-            pairs = pairs - pairs.multiply(seen)
-            pairs.eliminate_zeros()
-        histories = before.histories(self.target, HISTORY_BEHAVIOURS)
-        known = np.diff(histories.indptr) > 0
-        users = np.flatnonzero((np.diff(pairs.indptr) > 0)[: len(known)] & known).astype(np.int32)
-        if len(users) == 0:
-            _log.warning("no user of the validation window was there before it: training without one")
-            return None, dataset
-        rng = np.random.default_rng(self.seed)
-        users = np.sort(rng.permutation(users)[: params.validation_users])
-        validation = Validation(
-            users=users,
-            histories=histories.last(users, params.history_length),
-            now_us=cut_us,
-            wanted=pairs[users],
-            seen=None if seen is None else seen[users],
-        )
-        return validation, before
 
     def _train(
         self,
@@ -333,13 +290,6 @@ def _checked_given(vectors: npt.ArrayLike, n_targets: int) -> FloatArray:
         row = int(np.argmin(np.isfinite(given).all(axis=1)))
         raise ModelError(f"given vectors: row {row} is not finite; put zeros where there is no vector")
     return given[:n_targets]
-
-
-def _ones(rows: IntArray, columns: IntArray, shape: tuple[int, int]) -> sparse.csr_matrix:
-    matrix = sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, columns)), shape=shape)
-    matrix.sum_duplicates()
-    matrix.data[:] = 1.0
-    return matrix
 
 
 def _device(device: str | Literal["auto"]) -> torch.device:
