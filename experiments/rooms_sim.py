@@ -36,6 +36,7 @@ from recsys.rooms.model import RoomModel, RoomParams
 from recsys.rooms.replay import KnownIds, RoomRanker, moments_us, replay
 from recsys.rooms.scorer import RoomRanking, RoomScorer
 from recsys.rooms.state import LiveState
+from recsys.slices import rank_in_group
 
 RESULTS = Path(__file__).parent / "results" / "rooms_sim.csv"
 K = 10
@@ -86,8 +87,7 @@ def read_requests(logs: Path) -> Requests:
     request = table["request"].to_numpy()
     order = np.lexsort((-table["utility"].to_numpy(), request))
     rank = np.empty(len(order), dtype=np.int64)
-    starts = np.r_[0, np.flatnonzero(np.diff(request[order])) + 1]
-    rank[order] = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)])) + 1
+    rank[order] = rank_in_group(request[order]) + 1
     chosen = table["chosen"].to_numpy(zero_copy_only=False)
     right = table.filter(table["chosen"])
     return Requests(

@@ -29,8 +29,8 @@ from recsys.data.ids import IdMap
 from recsys.index import BuiltIndex
 from recsys.models.fusion import Combiner
 from recsys.models.neighbours import Neighbours, RecencyParams
-from recsys.models.ragged import expand
 from recsys.models.repeat import ReturnRates
+from recsys.slices import expand
 from recsys.types import Behaviour, BoolArray, FloatArray, IntArray, LongArray
 
 #: How many of a user's latest actions the bundle keeps.

@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from recsys.slices import expand
 from recsys.types import FloatArray, IntArray, LongArray
 from serving.bitmap import Bitmap
 
@@ -73,7 +74,7 @@ class Spreads:
             raise ValueError(f"item {int(self._list_of.argmax())} is in none of its lists")
         self.sizes = sizes.astype(np.float32)
         step = max(1, n_items // max(1, len(sizes) * _LOOKED_AT))
-        place = np.arange(n_items) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        place, _ = expand(np.zeros_like(sizes), sizes)
         looked_at = place % step == 0
         self._sample = items[looked_at].astype(np.int32)
         self._sample_of = of_entry[looked_at]

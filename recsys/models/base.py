@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from recsys.data.dataset import Dataset
 from recsys.errors import ModelError
+from recsys.models.ragged import Ragged
 from recsys.types import BoolArray, Candidates, FloatArray, IntArray, Progress, Target
 
 #: Most scores of one batch of `recommend`: 16 Mi float32, 64 MiB.
@@ -198,12 +199,4 @@ def top_k(
     flat = np.flatnonzero(scores >= np.maximum(kth, np.finfo(np.float32).min)[:, None])
     row, column = np.divmod(flat, n)
     score = scores.ravel()[flat]
-    order = np.lexsort((-score, row))  # stable, so that ties stay in the order of the indices
-    row, column, score = row[order], column[order], score[order]
-    place = np.arange(len(row)) - np.searchsorted(row, np.arange(n_rows))[row]
-    best = place < k
-    row, column, score, place = row[best], column[best], score[best], place[best]
-    ids = np.zeros((n_rows, k), dtype=np.int32)
-    picked = np.full((n_rows, k), -np.inf, dtype=np.float32)
-    ids[row, place], picked[row, place] = column, score
-    return Candidates(ids, picked, np.bincount(row, minlength=n_rows).astype(np.int32))
+    return Ragged(row, column.astype(np.int32), score, n_rows).top(k)

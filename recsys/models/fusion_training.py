@@ -28,6 +28,7 @@ from recsys.models.fusion import (
     features,
 )
 from recsys.models.trees import Trees
+from recsys.slices import rank_in_group
 from recsys.types import (
     Behaviour,
     BoolArray,
@@ -424,7 +425,7 @@ def _ndcg_by_user(examples: _Examples, scores: FloatArray, k: int = JUDGED_AT) -
     """(U,) NDCG@k; a candidate scored minus infinity is left out."""
     order = np.lexsort((-scores, examples.row))
     row = examples.row[order]
-    place = np.arange(len(row)) - np.searchsorted(row, np.arange(len(examples.total)))[row]
+    place = rank_in_group(row)
     hit = examples.right[order] & (place < k) & np.isfinite(scores[order])
     discount = 1.0 / np.log2(np.arange(k) + 2.0)
     gain = np.bincount(row[hit], weights=discount[place[hit]], minlength=len(examples.total))
@@ -438,7 +439,7 @@ def _thin(examples: _Examples, negatives: int, rng: np.random.Generator) -> _Exa
     draw = np.where(examples.right, -1.0, rng.random(len(examples.row)))
     order = np.lexsort((draw, examples.row))
     row = examples.row[order]
-    place = np.arange(len(row)) - np.searchsorted(row, np.arange(len(examples.total)))[row]
+    place = rank_in_group(row)
     right = np.bincount(examples.row, examples.right, len(examples.total))
     kept = np.zeros(len(row), dtype=bool)
     kept[order] = (place < right[row] + negatives) & (right[row] > 0)

@@ -23,6 +23,7 @@ from recsys.models.neighbours import INTENT, Neighbours, RecencyParams
 from recsys.models.repeat import MAX_TOUCHES, N_AGES, N_STAGES, ReturnRates, Touches
 from recsys.models.sparse_model import SparseModel
 from recsys.search import Within
+from recsys.slices import rank_in_group
 from recsys.types import BEHAVIOURS, Behaviour, FloatArray, IntArray, LongArray, Params, Progress, Target
 
 
@@ -158,8 +159,7 @@ def neighbour_lists(similarity: sparse.csr_matrix, *, k: int, recency: RecencyPa
     row, column, score = pairs.row[off], pairs.col[off], pairs.data[off]
     order = np.lexsort((column, -score, row))
     row, column, score = row[order], column[order], score[order]
-    starts = np.searchsorted(row, np.arange(similarity.shape[0]))
-    kept = np.arange(len(row)) - starts[row] < k
+    kept = rank_in_group(row) < k
     indptr = np.concatenate([[0], np.cumsum(np.bincount(row[kept], minlength=similarity.shape[0]))])
     return Neighbours(
         indptr=indptr.astype(np.int64),

@@ -12,8 +12,9 @@ from pydantic import Field
 
 from recsys.data.histories import HistoryBatch
 from recsys.durations import HOUR_US
-from recsys.models.ragged import Ragged, expand
+from recsys.models.ragged import Ragged
 from recsys.search import Within
+from recsys.slices import expand
 from recsys.types import BEHAVIOURS, Behaviour, FloatArray, IntArray, LongArray, Params
 
 #: How much an action says about what its user wants next.

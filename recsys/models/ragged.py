@@ -7,20 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from recsys.slices import rank_in_group
 from recsys.types import Candidates, FloatArray, IntArray, LongArray
-
-
-def expand(starts: LongArray, lengths: LongArray) -> tuple[LongArray, LongArray]:
-    """The positions of many slices of one flat array, one after the other, and whose slice each is from.
-
-    Args:
-        starts: (n,) where each slice starts.
-        lengths: (n,) how long each is.
-    """
-    owner = np.repeat(np.arange(len(lengths)), lengths)
-    ends = np.cumsum(lengths)
-    position = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths - starts, lengths)
-    return position, owner
 
 
 @dataclass(frozen=True)
@@ -52,8 +40,7 @@ class Ragged:
         """The best k of each user, best first; ties go to the lower id."""
         order = np.lexsort((self.ids, -self.scores, self.row))
         row = self.row[order]
-        starts = np.searchsorted(row, np.arange(self.n_rows))
-        rank = np.arange(len(row)) - starts[row]
+        rank = rank_in_group(row)
         kept = rank < k
         order, row, rank = order[kept], row[kept], rank[kept]
         ids = np.zeros((self.n_rows, k), dtype=np.int32)

@@ -9,6 +9,7 @@ from scipy import sparse
 
 from recsys.errors import ModelError
 from recsys.models.base import Model
+from recsys.models.ragged import Ragged
 from recsys.types import BoolArray, Candidates, FloatArray, IntArray
 
 #: Users whose pairs are held at once.
@@ -72,15 +73,7 @@ def top_k_sparse(
     enough = np.maximum(_kth_best(scores, k), np.finfo(np.float32).min)
     kept = np.flatnonzero(scores.data >= enough[row_of])
     row, column, score = row_of[kept], scores.indices[kept], scores.data[kept]
-    order = np.lexsort((column, -score, row))
-    row, column, score = row[order], column[order], score[order]
-    place = np.arange(len(row)) - np.searchsorted(row, np.arange(n_rows))[row]
-    best = place < k
-    row, column, score, place = row[best], column[best], score[best], place[best]
-    ids = np.zeros((n_rows, k), dtype=np.int32)
-    picked = np.full((n_rows, k), -np.inf, dtype=np.float32)
-    ids[row, place], picked[row, place] = column, score
-    return Candidates(ids, picked, np.bincount(row, minlength=n_rows).astype(np.int32))
+    return Ragged(row, column, score, n_rows).top(k)
 
 
 def _kth_best(scores: sparse.csr_matrix, k: int) -> FloatArray:

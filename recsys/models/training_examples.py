@@ -20,6 +20,7 @@ from torch import Tensor
 
 from recsys.data.dataset import Events
 from recsys.durations import SECOND_US
+from recsys.slices import expand
 from recsys.types import BEHAVIOURS, Behaviour, DoubleArray, FloatArray, IntArray, LongArray, Target
 
 #: What is predicted from what; see `TwoTowerParams.ahead`.
@@ -143,8 +144,7 @@ class Windows:
         stride = length // 2 + 1
         n_events = np.diff(timelines.indptr)
         n_windows = np.where(n_events > 0, 1 + np.maximum(-(-(n_events - length - 1) // stride), 0), 0)
-        user_idx = np.repeat(np.arange(len(n_events)), n_windows)
-        nth = np.arange(len(user_idx)) - np.repeat(np.cumsum(n_windows) - n_windows, n_windows)
+        nth, user_idx = expand(np.zeros_like(n_windows), n_windows)
         begin = timelines.indptr[user_idx]
         start = begin + nth * stride
         end = np.minimum(start + length + 1, timelines.indptr[user_idx + 1])
@@ -167,9 +167,7 @@ class Windows:
         An event with nothing before it may be none at all; and where a window has one moment, drawn evenly
         among its m examples, the n-th is predicted with the chance n / m.
         """
-        stretch = self.end - self.first
-        window = np.repeat(np.arange(len(self)), stretch)
-        event = self.first[window] + np.arange(len(window)) - np.repeat(np.cumsum(stretch) - stretch, stretch)
+        event, window = expand(self.first, self.end - self.first)
         is_example = timelines.weight[event] > 0
         window, event = window[is_example], event[is_example]
         drawn = np.zeros(len(timelines.weight))

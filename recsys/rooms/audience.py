@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.rooms.memory import NEVER_US
+from recsys.slices import rank_in_group
 from recsys.types import IntArray, LongArray
 
 
@@ -52,9 +53,7 @@ class Audience:
         self.go(rows, users, at_us)
         order = np.argsort(rows, kind="stable")
         of_row = rows[order]
-        starts = np.flatnonzero(np.r_[True, of_row[1:] != of_row[:-1]])
-        nth = np.arange(len(of_row)) - np.repeat(starts, np.diff(np.r_[starts, len(of_row)]))
-        place = (self.count[of_row] + nth) % self.length
+        place = (self.count[of_row] + rank_in_group(of_row)) % self.length
         # Of more newcomers than places the later ones overwrite the earlier.
         self.user_idx[of_row, place] = users[order]
         self.since_us[of_row, place] = at_us[order]

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from recsys.durations import DAY_S
 from recsys.rooms.decay import DecayedSums
 from recsys.rooms.params import StateParams
+from recsys.slices import rank_in_group
 from recsys.types import IntArray, LongArray
 
 #: Time of a visit that never was.
@@ -186,10 +187,7 @@ class Recent:
             return
         order = np.argsort(users, kind="stable")
         who = users[order]
-        first = np.r_[True, who[1:] != who[:-1]]
-        starts = np.flatnonzero(first)
-        rank = np.arange(len(who)) - np.repeat(starts, np.diff(np.r_[starts, len(who)]))
-        place = (self.count[who] + rank) % self.length
+        place = (self.count[who] + rank_in_group(who)) % self.length
         # Of entries that fall on the same place the newest is written last, and stays.
         self.streamer_idx[who, place] = streamers[order]
         self.item_idx[who, place] = items[order]

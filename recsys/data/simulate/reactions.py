@@ -14,6 +14,7 @@ from recsys.data.simulate.params import DAY_MS, MINUTE_MS, stream
 from recsys.data.simulate.schedule import Schedule
 from recsys.data.simulate.utility import progress
 from recsys.data.simulate.world import World
+from recsys.slices import expand
 from recsys.types import Behaviour, BoolArray, FloatArray, IntArray, LongArray
 
 #: A product seen for less than this makes no impression.
@@ -66,9 +67,7 @@ def on_air_sightings(visits: Visits, sessions: Sessions, schedule: Schedule) -> 
     """One sighting for each showcase that overlaps a visit."""
     first = schedule.slot(visits.room, visits.start_ms)
     last = schedule.slot(visits.room, visits.end_ms)
-    counts = (last - first + 1).astype(np.int64)
-    visit = np.repeat(np.arange(len(visits)), counts)
-    slot = np.repeat(first, counts) + (np.arange(len(visit)) - np.repeat(np.cumsum(counts) - counts, counts))
+    slot, visit = expand(first, last - first + 1)
     start = np.maximum(schedule.slot_start[slot] * MINUTE_MS, visits.start_ms[visit])
     end = np.minimum(schedule.slot_end[slot] * MINUTE_MS - 1, visits.end_ms[visit])
     seen = end - start >= _GLANCE_MS
