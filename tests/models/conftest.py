@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from recsys.data.dataset import Dataset, Entities, Events
 from recsys.data.ids import IdMap
-from recsys.models.two_tower import TwoTowerParams
+from recsys.models.two_tower import TwoTower, TwoTowerParams
 from recsys.types import Behaviour
 
 DAY_US = 86_400_000_000
@@ -28,6 +29,9 @@ SMALL = TwoTowerParams(
     warmup_steps=10,
     learning_rate=0.01,
 )
+
+#: The planted log: user u likes the items of block u % 4 alone; item i is of block i % 4.
+N_USERS, N_BLOCKS, BLOCK = 120, 4, 8
 
 #: user, item, behaviour, day (a fraction is a time of day)
 Row = tuple[int, int, Behaviour, float]
@@ -94,3 +98,38 @@ def build_dataset() -> BuildDataset:
         )
 
     return build
+
+
+def block_rows(seed: int, n_users: int = N_USERS) -> list[Row]:
+    """The planted log: seven purchases a user, each within the user's block."""
+    rng = np.random.default_rng(seed)
+    return [
+        (
+            u,
+            int(u % N_BLOCKS + N_BLOCKS * rng.integers(BLOCK)),
+            Behaviour.PURCHASE,
+            float(rng.uniform(0, 29)),
+        )
+        for u in range(n_users)
+        for _ in range(7)
+    ]
+
+
+@pytest.fixture(scope="session")
+def blocks(build_dataset: BuildDataset) -> Dataset:
+    return build_dataset(block_rows(0), n_users=N_USERS, n_items=N_BLOCKS * BLOCK)
+
+
+def share_of_own_block(model: TwoTower, users: np.ndarray, k: int = 5) -> float:
+    """Of the best k of each user of the planted log, how many are right; a quarter by chance."""
+    best = model.recommend(users.astype(np.int32), k=k)
+    return float((best.ids % N_BLOCKS == users[:, None] % N_BLOCKS).mean())
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Matrices this small are multiplied fastest by one thread, whatever else the machine does."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

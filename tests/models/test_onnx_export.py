@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +9,6 @@ import onnx
 import onnxruntime
 import pyarrow as pa
 import pytest
-import torch
 
 from recsys.models.onnx_export import CONTENT_INPUTS, INPUTS
 from recsys.models.tower_features import TableEncoder
@@ -21,14 +19,7 @@ from tests.models.conftest import BuildDataset
 
 N_USERS, N_ITEMS, LENGTH = 40, 3_000, 12
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Matrices this small are multiplied fastest by one thread, whatever else the machine does."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize(("layers", "popularity"), [(0, 0.0), (1, 0.0), (1, 0.7)])
