@@ -37,6 +37,7 @@ from recsys.models.collaborative import ALS, ALSParams
 from recsys.models.linear import EASE, GFCF, EASEParams, GFCFParams
 from recsys.models.two_tower import TwoTower, TwoTowerParams
 from recsys.search import search_space
+from recsys.slices import rank_in_group
 from recsys.types import Behaviour
 from training.study import Study
 
@@ -109,9 +110,8 @@ def held_out(train: sparse.csr_matrix, tilt: float = 0.0) -> tuple[sparse.csr_ma
     key = tilt * np.log(np.bincount(pairs.col)[pairs.col]) + noise
     order = np.lexsort((-key, pairs.row))
     size = np.bincount(pairs.row)[pairs.row[order]]
-    place = np.arange(pairs.nnz) - np.searchsorted(pairs.row[order], pairs.row[order])
     out = np.zeros(pairs.nnz, dtype=bool)
-    out[order] = place < np.round(HELD_OUT * size)
+    out[order] = rank_in_group(pairs.row[order]) < np.round(HELD_OUT * size)
 
     def part(rows: np.ndarray) -> sparse.csr_matrix:
         return sparse.csr_matrix(
