@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from recsys.bundle import open_bundle
-from recsys.data.dataset import Dataset
+from recsys.data.dataset import Dataset, from_us
 from recsys.data.prepare import prepare
 from recsys.errors import DataError
 from recsys.hot.params import HotParams
@@ -38,6 +38,20 @@ class Recommended:
     rows: int
     users: int
     without: int
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What was written.
+
+    Attributes:
+        rows: of the file.
+        blind_before: where the log begins, if the requests know nothing of before though the bundle was
+            trained on it.
+    """
+
+    rows: int
+    blind_before: datetime | None
 
 
 def recommend_users(
@@ -96,13 +110,14 @@ def recommend_users(
 
 def replay_rooms(
     bundle: Path, logs: Path, requests: Path, out: Path, *, k: int, progress: Progress | None = None
-) -> int:
-    """Write user_id, at, room_id, rank (from 1) and score; returns the number of rows.
+) -> Replayed:
+    """Write user_id, at, room_id, rank (from 1) and score.
 
     The log is played in time order, and each request sees what was known strictly before its `at`. The state
-    starts empty, because the log is taken to hold what the bundle was trained on; a log that begins after the
-    bundle's moment is played onto the state that the bundle carries. A request at which no room is live has
-    no row. Who has opted out, by the log or by the bundle, is answered as a stranger is.
+    starts empty where the log holds all that the bundle was trained on. A log that begins later is played
+    onto the state that the bundle carries, from the bundle's moment on, unless a request is before that
+    moment. A request at which no room is live has no row. Who has opted out, by the log or by the bundle, is
+    answered as a stranger is.
 
     Args:
         bundle: folder of a bundle with rooms.
@@ -120,7 +135,7 @@ def replay_rooms(
     asked = read_table(requests, ("user_id", "at"))
     try:
         # Before the log is prepared, which takes longer.
-        moments_us(asked["at"])
+        at_us = moments_us(asked["at"])
     except DataError as error:
         raise DataError(f"{requests}: {error}") from error
     opened = open_bundle(bundle)
@@ -134,8 +149,10 @@ def replay_rooms(
             progress(0, 0, "preparing the log")
         prepare(logs, Path(folder) / "dataset")
         dataset = Dataset.whole(Path(folder) / "dataset")
-        # A log that goes on where the bundle ends is played onto what the bundle remembers.
-        goes_on = int(dataset.events.timestamp_us[0]) >= catalogue.as_of_us
+        first_us, moment_us = int(dataset.events.timestamp_us[0]), catalogue.as_of_us
+        begins_late = first_us > (moment_us if parts.since_us is None else parts.since_us)
+        # What the bundle remembers is the future of a request before its moment.
+        goes_on = begins_late and (first_us >= moment_us or bool((at_us >= moment_us).all()))
         table = replay(
             parts.scorer,
             dataset,
@@ -148,7 +165,7 @@ def replay_rooms(
             progress=progress,
         )
     write_table(table, out)
-    return int(table.num_rows)
+    return Replayed(table.num_rows, from_us(first_us) if begins_late and not goes_on else None)
 
 
 def _opted_out(user_ids: pa.ChunkedArray, dataset: Dataset, catalogue: Catalogue) -> BoolArray:

@@ -327,14 +327,23 @@ def rooms(
 ) -> None:
     """Replay a log and answer each request with the rooms live then, from what was known before it.
 
+    A log that begins later than what the bundle was trained on goes on where the bundle ends.
+
     Example: recsys rooms bundle logs --requests requests.csv -k 10 --out rooms.parquet
     """
     from recsys.batch import replay_rooms
 
     with progress() as report:
-        rows = replay_rooms(bundle, logs, requests, out, k=k, progress=report)
-    console.print(f"{rows:,} rows in {out}")
-    if rows == 0:
+        replayed = replay_rooms(bundle, logs, requests, out, k=k, progress=report)
+    console.print(f"{replayed.rows:,} rows in {out}")
+    if replayed.blind_before is not None:
+        console.print(
+            f"nothing before {replayed.blind_before:%Y-%m-%d %H:%M} UTC is known to the requests: the log"
+            " begins there, later than what the bundle was trained on, and some requests are before the"
+            " bundle's moment",
+            style="yellow",
+        )
+    if replayed.rows == 0:
         console.print("no room of the log was live at any of the requests", style="yellow")
 
 

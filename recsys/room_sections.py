@@ -32,12 +32,15 @@ class RoomParts:
         scorer: the model.
         explore: floors of the lists that are served.
         seed: the live state as it was read; each `state()` is a copy of its own.
+        since_us: the moment of the first event that the state was told of; None in bundles of before this
+            was kept.
         streamers, rooms: ids in the indices of the state.
     """
 
     scorer: RoomScorer
     explore: ExploreParams
     seed: Section
+    since_us: int | None
     streamers: IdMap
     rooms: IdMap
 
@@ -52,6 +55,7 @@ def room_sections(
     *,
     streamers: IdMap,
     rooms: IdMap,
+    since_us: int,
     explore: ExploreParams = ExploreParams(),
 ) -> dict[str, Section]:
     """Both sections by name.
@@ -60,6 +64,7 @@ def room_sections(
         scorer: the fitted model.
         state: as of the bundle's moment, in the indices of the Dataset.
         streamers, rooms: the Dataset's ids.
+        since_us: the moment of its first event.
         explore: floors of the lists that are served.
     """
     arrays, blobs, meta = scorer.to_parts()
@@ -77,6 +82,7 @@ def room_sections(
                 "kind": ROOM_STATE,
                 "streamer_id_type": str(streamers.id_type),
                 "room_id_type": str(rooms.id_type),
+                "since_us": since_us,
             },
         ),
     }
@@ -97,6 +103,7 @@ def read_rooms(bundle: Bundle) -> RoomParts | None:
             RoomScorer.from_parts(model.arrays, blobs, model.meta),
             ExploreParams.model_validate(model.meta["explore"]),
             seed,
+            seed.meta.get("since_us"),
             _ids(seed.tables["streamers"], "streamer_id", seed),
             _ids(seed.tables["rooms"], "room_id", seed),
         )

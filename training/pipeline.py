@@ -314,6 +314,7 @@ class _Job:
             state,
             streamers=dataset.streamers.ids,
             rooms=dataset.rooms.ids,
+            since_us=int(dataset.events.timestamp_us[0]),
             explore=self.config.rooms.params.explore,
         )
 

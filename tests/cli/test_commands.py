@@ -213,6 +213,36 @@ def test_rooms_use_nothing_of_a_user_who_has_opted_out(work, tmp_path):
     assert out == again == stranger
 
 
+def test_rooms_of_a_part_of_the_log_are_answered_from_all_that_is_known(work, tmp_path, capsys):
+    """After the bundle's moment by what the bundle remembers; before it, that would be the future."""
+    events = pq.read_table(work / "logs" / "events.parquet").to_pandas()
+    part = tmp_path / "part"
+    shutil.copytree(work / "logs", part)
+    begin = events.timestamp.max() - pd.Timedelta(days=3)
+    events[events.timestamp >= begin].to_parquet(part / "events.parquet", index=False)
+    rooms = pq.read_table(work / "logs" / "rooms.parquet").to_pandas()
+    late = max(rooms.started_at.max(), events.timestamp.max()) + pd.Timedelta(seconds=1)
+    users = events[events.event == "enter"].user_id.value_counts().index[:20]
+
+    def answers(logs, *moments):
+        asked = pd.DataFrame([(user, at) for at in moments for user in users], columns=["user_id", "at"])
+        asked.to_csv(tmp_path / "asked.csv", index=False)
+        out = tmp_path / "out.csv"
+        assert run("rooms", work / "bundle", logs, "--requests", tmp_path / "asked.csv", "--out", out) == 0
+        told = " ".join(capsys.readouterr().out.split())
+        return pd.read_csv(out), "is known to the requests" in told
+
+    whole, told = answers(work / "logs", late)
+    assert len(whole) >= 20
+    assert not told
+    of_part, told = answers(part, late)
+    pd.testing.assert_frame_equal(of_part, whole, rtol=1e-4)
+    assert not told
+    early, told = answers(part, begin + pd.Timedelta(days=1), late)
+    assert told
+    assert not early.tail(len(whole)).reset_index(drop=True).equals(whole)
+
+
 def test_hot_writes_the_contract(work, tmp_path):
     out = tmp_path / "hot.csv"
     day = (

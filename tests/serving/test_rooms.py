@@ -53,7 +53,7 @@ def sections_with_rooms() -> dict[str, Section]:
     state.room_started(1, 1, AS_OF_US - 60_000_000)
     streamers = IdMap(pa.array(["s-0", "s-1", "s-2"]), pa.string())
     rooms = IdMap(pa.array(["r-0", "r-1"]), pa.string())
-    return {**make_sections(), **room_sections(scorer, state, streamers=streamers, rooms=rooms)}
+    return {**make_sections(), **room_sections(scorer, state, streamers=streamers, rooms=rooms, since_us=0)}
 
 
 @pytest.fixture(params=["with rooms", "without"])
