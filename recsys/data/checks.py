@@ -201,15 +201,20 @@ def _without_bad_cells(schema: Table, rows: ir.Table) -> ir.Table:
     return rows.mutate(**{_NOTE: ibis.cases(*notes, else_=ibis.null("string"))}, **cells)
 
 
+def owner_of_line(line: ir.StringColumn) -> ir.StringColumn:
+    """Whose a line of `users` is that cannot be split: its first field, null where it has no comma."""
+    return ibis.ifelse(line.contains(","), line.split(",")[0].strip().replace('"', ""), ibis.null("string"))
+
+
 def _opted_out_by_unreadable_lines(rows: ir.Table) -> ir.Table:
     """Users, and of lines that cannot be split whose they are: no consent can be read in them."""
     column = f"{RAW}{UNREADABLE_LINE}"
     if column not in rows.columns:
         return rows
-    line = rows[column]
-    found = line.notnull() & line.contains(",")
+    owner = owner_of_line(rows[column])
+    found = owner.notnull()
     return rows.mutate(
-        user_id=ibis.ifelse(found, line.split(",")[0].strip().replace('"', ""), rows.user_id),
+        user_id=ibis.ifelse(found, owner, rows.user_id),
         personalised=ibis.ifelse(found, False, rows.personalised),
         **{
             REASON: ibis.ifelse(found, ibis.null("string"), rows[REASON]),

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recsys.data.checks import REASON, check
+from recsys.data.checks import REASON, check, owner_of_line
 from recsys.data.dataset import FORMAT_VERSION, MANIFEST, to_us
 from recsys.data.engine import ROW_GROUP, UNREADABLE_LINE, Engine, EngineName, open_engine
 from recsys.data.logs import RawTable, read_logs, typed
@@ -245,17 +245,28 @@ def _without_forgotten(raw: dict[str, RawTable], marks: frozenset[str]) -> dict[
     for name in ("events", "users"):
         if name not in raw:
             continue
-        user_id = typed(raw[name].data["user_id"], Kind.ID)
-        known = user_id.name("user_id").as_table().distinct().to_pyarrow()["user_id"].to_pylist()
-        gone = [value for value in known if value is not None and tombstone(value) in marks]
+        data = raw[name].data
+        user_id = typed(data["user_id"], Kind.ID)
+        gone = _listed(user_id, marks)
         if gone:
-            data = raw[name].data.filter(user_id.isnull() | user_id.notin(gone))
-            if UNREADABLE_LINE in data.columns:
-                # Whose line it is cannot be read, so it may be theirs.
-                withheld = ibis.ifelse(data[UNREADABLE_LINE].isnull(), ibis.null("string"), "withheld")
-                data = data.mutate(**{UNREADABLE_LINE: withheld})
-            kept[name] = replace(raw[name], data=data)
+            data = data.filter(user_id.isnull() | user_id.notin(gone))
+        if UNREADABLE_LINE in data.columns:
+            line = data[UNREADABLE_LINE]
+            # Whose line it is cannot be read, so it may be theirs; but in `users` a consent hangs on it.
+            told = ibis.null("string")
+            if name == "users" and data.columns[0] == "user_id":
+                owner = owner_of_line(line)
+                told = ibis.ifelse(owner.notin(_listed(owner, marks)), owner + ",", told)
+            withheld = ibis.coalesce(told, ibis.literal("")) + "withheld"
+            data = data.mutate(**{UNREADABLE_LINE: ibis.ifelse(line.isnull(), ibis.null("string"), withheld)})
+        kept[name] = replace(raw[name], data=data)
     return kept
+
+
+def _listed(ids: ir.StringColumn, marks: frozenset[str]) -> list[str]:
+    """Those of the ids that are on the list."""
+    known = ids.name("id").as_table().distinct().to_pyarrow()["id"].to_pylist()
+    return [value for value in known if value is not None and tombstone(value) in marks]
 
 
 def _first_lines(text: str) -> str:

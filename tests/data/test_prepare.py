@@ -464,6 +464,17 @@ def test_a_line_that_may_be_of_a_forgotten_person_is_not_kept(tmp_path):
     assert not any(b"goes" in path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
 
 
+def test_a_line_of_a_person_who_is_in_no_other_is_not_kept(tmp_path):
+    text = "user_id,event,timestamp,item_id\nstays,view,2024-01-01,2\ngoes,view\n"
+    logs = csv_logs(tmp_path / "logs", text)
+    (logs / "users.csv").write_text("user_id,personalised\nstays,yes\ngoes,yes,oops\nopts out,no,oops\n")
+    forget(tmp_path, "goes")
+    prepare(logs, tmp_path / "out")
+    assert not any(b"goes" in path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    users = pq.read_table(tmp_path / "out" / "users.parquet").to_pandas().set_index("user_id")
+    assert users.personalised.to_dict() == {"stays": True, "opts out": False}
+
+
 def test_every_behaviour_of_the_contract_is_read(run):
     dataset = run([event(event=behaviour.value) for behaviour in Behaviour])
     assert set(dataset.counts()) == set(Behaviour)
