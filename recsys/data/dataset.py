@@ -263,12 +263,8 @@ class Dataset:
         confidence = self.settle(weights).of(self.events, self.as_of_us)
         index = self.events.target_idx(target)
         rows = (index >= 0) & (confidence > 0)
-        shape = (len(self.users), len(self.entities(target)))
-        pairs = sparse.coo_matrix((confidence[rows], (self.events.user_idx[rows], index[rows])), shape=shape)
-        matrix = sparse.csr_matrix(pairs, dtype=np.float32)
-        matrix.sum_duplicates()
-        matrix.eliminate_zeros()
-        return matrix
+        cells = (confidence[rows], (self.events.user_idx[rows], index[rows]))
+        return sparse.csr_matrix(cells, shape=(len(self.users), len(self.entities(target))))
 
     def done(self, target: Target, behaviours: Iterable[Behaviour]) -> sparse.csr_matrix:
         """Which user did one of these behaviours with which target: (users, targets) float32 CSR of ones."""

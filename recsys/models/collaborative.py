@@ -6,7 +6,6 @@ threads (one ALS fit: 350 s with two, 14.7 s with one), and asked for plain arra
 
 from __future__ import annotations
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,6 @@ import implicit.nearest_neighbours as library_neighbours
 import numpy as np
 import threadpoolctl
 from implicit.recommender_base import ModelFitError
-from implicit.utils import ParameterWarning
 from pydantic import Field
 from scipy import sparse
 
@@ -243,29 +241,29 @@ class ItemKNN(SparseModel):
         super().__init__(target=target)
         self.params = params or ItemKNNParams()
 
-    def _library(self) -> Any:
-        params = self.params
-        if params.similarity == "bm25":
-            return library_neighbours.BM25Recommender(K=params.neighbours, K1=params.k1, B=params.b)
-        if params.similarity == "tfidf":
-            return library_neighbours.TFIDFRecommender(K=params.neighbours)
-        return library_neighbours.CosineRecommender(K=params.neighbours)
-
     def _fit(self, dataset: Dataset, progress: Progress | None) -> None:
         self.interactions = dataset.interactions(self.target, self.params.weights)
-        library = self._library()
         # Where every user of a target has all but one of the targets, TF-IDF is 0 and its norm divides by 0.
-        # No BLAS is in this fit, so there is none to hold to one thread.
-        with np.errstate(invalid="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore", ParameterWarning)  # the library's own weighing makes it a COO
-            library.fit(self.interactions, show_progress=False)
-        found = library.similarity
-        data = found.data.astype(np.float32)
-        self.similarity = sparse.csr_matrix((data, found.indices, found.indptr), shape=found.shape)
-        alike = np.isfinite(data) & (data != 0.0)
-        if not alike.all():
-            data[~alike] = 0.0
-            self.similarity.eliminate_zeros()
+        with np.errstate(invalid="ignore"):
+            weighted = sparse.csr_matrix(self._weighted(self.interactions.T).T)
+        # As the library's recommenders do it; but they sort its answer, which is in the order of rows but
+        # for padding by zeros, and that takes as long as the neighbours themselves.
+        found = library_neighbours.all_pairs_knn(weighted, self.params.neighbours, show_progress=False)
+        similarity = found.data.astype(np.float32)
+        alike = np.flatnonzero(np.isfinite(similarity) & (similarity != 0.0))
+        indptr = np.searchsorted(found.row[alike], np.arange(self.n_targets + 1))
+        self.similarity = sparse.csr_matrix(
+            (similarity[alike], found.col[alike], indptr), shape=(self.n_targets, self.n_targets)
+        )
+
+    def _weighted(self, counts: sparse.csc_matrix) -> Any:
+        """(targets, users) COO of confidences, weighed for the similarity."""
+        params = self.params
+        if params.similarity == "bm25":
+            return library_neighbours.bm25_weight(counts, params.k1, params.b)
+        if params.similarity == "tfidf":
+            counts = library_neighbours.tfidf_weight(counts)
+        return library_neighbours.normalize(counts)
 
     def _pairs(self, users: IntArray) -> sparse.csr_matrix:
         return sparse.csr_matrix(self.interactions[users] @ self.similarity)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import implicit.cpu.als
 import implicit.gpu
 import numpy as np
 import pytest
 import threadpoolctl
-from implicit.nearest_neighbours import CosineRecommender
+from implicit.nearest_neighbours import (
+    BM25Recommender,
+    CosineRecommender,
+    ItemItemRecommender,
+    TFIDFRecommender,
+)
 from implicit.utils import ParameterWarning
 from scipy import sparse
 
@@ -107,12 +114,22 @@ def test_cosine_neighbours_by_hand(build_dataset: BuildDataset) -> None:
     np.testing.assert_allclose(model.recommend(np.array([1], np.int32), k=3).row(0)[1], [1, half])
 
 
-def test_item_knn_answers_as_the_library_does(dataset: Dataset) -> None:
+@pytest.mark.parametrize(
+    ("similarity", "library"),
+    [
+        ("bm25", BM25Recommender(K=4, K1=1.2, B=0.75)),
+        ("cosine", CosineRecommender(K=4)),
+        ("tfidf", TFIDFRecommender(K=4)),
+    ],
+)
+def test_item_knn_answers_as_the_library_does(
+    dataset: Dataset, similarity: Literal["bm25", "cosine", "tfidf"], library: ItemItemRecommender
+) -> None:
     confidences = dataset.interactions(Target.ITEM, ALSParams().weights)
-    library = CosineRecommender(K=4)
     with pytest.warns(ParameterWarning):
         library.fit(confidences, show_progress=False)
-    model = ItemKNN(ItemKNNParams(similarity="cosine", neighbours=4)).fit(dataset)
+    model = ItemKNN(ItemKNNParams(similarity=similarity, neighbours=4)).fit(dataset)
+    np.testing.assert_array_equal(model.similarity.toarray(), library.similarity.toarray().astype(np.float32))
     for user in range(30):
         ids, scores = library.recommend(user, confidences[user], N=5, filter_already_liked_items=False)
         ours = model.recommend(np.array([user], dtype=np.int32), k=5).row(0)
